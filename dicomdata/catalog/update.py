@@ -1,0 +1,321 @@
+"""Bringing a catalog up to date with its folder: the only writer.
+
+A first scan, a scan that was killed and starts again, and a refresh are one thing: walk, compare
+with what is known, read what is new or changed, drop what has vanished. Work goes into
+``<catalog>.partial``, committed as it goes, and is published by a rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dicomdata.catalog.progress import track
+from dicomdata.catalog.schema import (
+    APPLICATION_ID,
+    FORMAT,
+    INSERT_FRAME,
+    SCHEMA,
+    SERIES_COLUMNS,
+    as_path,
+    as_stored,
+    frame_row,
+    kind_to_json,
+)
+from dicomdata.catalog.store import CHECKSUM_SUFFIX, check_file, publish, read_frames, read_meta
+from dicomdata.errors import CatalogError, HeaderError
+from dicomdata.geometry import COINCIDENT, unit_directions
+from dicomdata.header import Instance, kept_tags
+from dicomdata.scan import FoundFile, ReadFile, find_files, read_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from dicomdata.header import Frame
+
+_COMMIT_EVERY_S = 2.0
+"""Work lost when a scan is killed, at most."""
+
+PARTIAL_SUFFIX = ".partial"
+
+_OWN_SUFFIXES = ("", CHECKSUM_SUFFIX, PARTIAL_SUFFIX, PARTIAL_SUFFIX + "-journal",
+                 CHECKSUM_SUFFIX + PARTIAL_SUFFIX)  # fmt: skip
+"""What a catalog that lies below its own root puts there: no part of the archive."""
+
+_FROM_KIND = ("study_instance_uid", "modality", "manufacturer", "manufacturer_model_name",
+              "body_part_examined", "series_description", "series_number", "sop_class_uid",
+              "transfer_syntax_uid", "frame_of_reference_uid", "image_type", "rows", "columns",
+              "slice_thickness")  # fmt: skip
+"""Columns of a series that are fields of its frames' kinds."""
+
+
+def update_catalog(
+    path: Path, root: str, *, keep: Sequence[str], workers: int, progress: bool | None
+) -> None:
+    """Make the catalog at `path` tell what lies under `root` now.
+
+    A catalog or a partial one that is there already, of the same root and keywords, saves
+    reading again what did not change.
+
+    Raises:
+        FileError: if the root cannot be listed.
+        CatalogError: if the catalog cannot be written, or another scan is writing it.
+    """
+    tags = kept_tags(keep)
+    known = {"root": root, "keep": json.dumps(list(keep))}
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(_open_partial(path, partial, known)) as connection:
+            writer = _Writer(connection, root, tuple(keep))
+            own = {str(path) + suffix for suffix in _OWN_SUFFIXES}
+            found = [file for file in find_files(root) if file.path not in own]
+            fresh = writer.drop_all_but(found)
+            reading = read_headers(fresh, keep=tags, workers=workers)
+            try:
+                for read in track(reading, total=len(fresh), show=progress, what="headers"):
+                    writer.add(read)
+            finally:
+                # Ctrl-C and errors too: what was read is kept for the next scan.
+                reading.close()
+                writer.commit()
+            writer.describe_series()
+        publish(partial, path)
+    except sqlite3.OperationalError as error:
+        raise CatalogError(f"{partial}: the catalog cannot be written: {error}") from error
+    except OSError as error:
+        if error.filename is None or not str(error.filename).startswith(str(path.parent)):
+            raise
+        raise CatalogError(f"{path}: the catalog cannot be written: {error.strerror}") from error
+
+
+def _open_partial(path: Path, partial: Path, known: dict[str, str]) -> sqlite3.Connection:
+    """Open the catalog to write: an unfinished one, a copy of the published one, or a new one."""
+    for source in (partial, path):
+        if not source.exists():
+            continue
+        try:
+            check_file(source)
+            with closing(sqlite3.connect(source)) as connection:
+                usable = known == {
+                    name: as_path(value) for name, value in read_meta(connection).items()
+                }
+        except (CatalogError, sqlite3.DatabaseError):
+            usable = False
+        if usable:
+            if source == path:
+                shutil.copyfile(path, partial)
+            return _writable(partial)
+    partial.unlink(missing_ok=True)
+    connection = _writable(partial)
+    columns = [f'"{keyword}" TEXT' for keyword in json.loads(known["keep"])]
+    connection.executescript(SCHEMA)
+    for column in columns:
+        connection.execute(f"ALTER TABLE series ADD COLUMN {column}")
+    connection.executemany(
+        "INSERT INTO meta VALUES (?, ?)",
+        [(name, as_stored(value)) for name, value in known.items()],
+    )
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.commit()
+    return connection
+
+
+def _writable(partial: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(partial, timeout=1.0)
+    # No write-ahead log: it fails on read-only folders, and a rename would leave it behind.
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+class _Writer:
+    """Rows in, with the ids that tie them together remembered."""
+
+    def __init__(self, connection: sqlite3.Connection, root: str, keep: tuple[str, ...]) -> None:
+        self._connection = connection
+        self._root = root
+        self._keep = keep
+        self._committed_at = time.monotonic()
+        rows = connection.execute("SELECT path, id FROM folder").fetchall()
+        self._folders: dict[str, int] = {as_path(path): number for path, number in rows}
+        rows = connection.execute("SELECT attributes, id FROM kind").fetchall()
+        self._kinds: dict[str, int] = dict(rows)
+        rows = connection.execute(
+            "SELECT id, series_instance_uid, patient_id, folder FROM series"
+        ).fetchall()
+        self._series = {_series_key(*key): number for number, *key in rows}
+
+    def drop_all_but(self, found: Sequence[FoundFile]) -> list[FoundFile]:
+        """Forget files that vanished or changed; give those that must be read."""
+        rows = self._connection.execute(
+            "SELECT folder.path, file.name, file.size, file.mtime_ns, file.id "
+            "FROM file JOIN folder ON folder.id = file.folder"
+        ).fetchall()
+        known = {
+            os.path.join(as_path(folder), as_path(name)): (number, size, mtime_ns)
+            for folder, name, size, mtime_ns, number in rows
+        }
+        fresh = []
+        for file in found:
+            number, *stamp = known.get(os.path.relpath(file.path, self._root), (None, 0, 0))
+            if number is not None and file.error is None and stamp == [file.size, file.mtime_ns]:
+                del known[os.path.relpath(file.path, self._root)]
+            else:
+                fresh.append(file)
+        gone = json.dumps([number for number, *_ in known.values()])
+        chosen = "(SELECT value FROM json_each(?))"
+        self._connection.execute(
+            f"UPDATE series SET slices = NULL WHERE id IN "  # noqa: S608
+            f"(SELECT series FROM frame WHERE file IN {chosen})",
+            (gone,),
+        )
+        for table, column in (("frame", "file"), ("rejection", "file"), ("file", "id")):
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE {column} IN {chosen}",  # noqa: S608
+                (gone,),
+            )
+        self.commit()
+        return fresh
+
+    def add(self, read: ReadFile) -> None:
+        """Add one file, and its frames or its error."""
+        size, mtime_ns = read.file.size, read.file.mtime_ns
+        if isinstance(read.result, Instance):
+            # As they were when the header was read, not when the walk passed by.
+            size, mtime_ns = read.result.size, read.result.mtime_ns
+        folder, name = os.path.split(os.path.relpath(read.file.path, self._root))
+        cursor = self._connection.execute(
+            "INSERT INTO file (folder, name, size, mtime_ns) VALUES (?, ?, ?, ?)",
+            (self._folder(folder), as_stored(name), size, mtime_ns),
+        )
+        number = int(cursor.lastrowid or 0)
+        if isinstance(read.result, Instance):
+            self._add_frames(read.result, number, folder)
+        else:
+            keyword = read.result.keyword if isinstance(read.result, HeaderError) else ""
+            self._connection.execute(
+                "INSERT INTO rejection VALUES (?, ?, ?, ?)",
+                (number, type(read.result).__name__, keyword, as_stored(str(read.result))),
+            )
+        if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make durable what was added so far."""
+        self._connection.commit()
+        self._committed_at = time.monotonic()
+
+    def describe_series(self) -> None:
+        """Fill in what is known of each series that changed; drop those that have no frames."""
+        self._connection.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM frame)")
+        changed = self._connection.execute("SELECT id FROM series WHERE slices IS NULL").fetchall()
+        for (series,) in changed:
+            frames = [
+                frame for _, frame in read_frames(self._connection, root=self._root, series=series)
+            ]
+            described = _describe(frames, self._root, self._keep)
+            names = ", ".join(f'"{name}" = ?' for name in described)
+            self._connection.execute(
+                f"UPDATE series SET {names} WHERE id = ?",  # noqa: S608
+                (*described.values(), series),
+            )
+        self._connection.execute("DELETE FROM kind WHERE id NOT IN (SELECT kind FROM frame)")
+        self.commit()
+        # Removed rows leave holes; a published catalog has none.
+        self._connection.execute("VACUUM")
+
+    def _folder(self, folder: str) -> int:
+        if folder not in self._folders:
+            cursor = self._connection.execute(
+                "INSERT INTO folder (path) VALUES (?)", (as_stored(folder),)
+            )
+            self._folders[folder] = int(cursor.lastrowid or 0)
+        return self._folders[folder]
+
+    def _add_frames(self, instance: Instance, file: int, folder: str) -> None:
+        key = _series_key(instance.series_instance_uid, instance.patient_id, folder)
+        if key not in self._series:
+            cursor = self._connection.execute(
+                "INSERT INTO series (series_instance_uid, patient_id, folder) VALUES (?, ?, ?)",
+                (instance.series_instance_uid, instance.patient_id, as_stored(folder)),
+            )
+            self._series[key] = int(cursor.lastrowid or 0)
+        series = self._series[key]
+        self._connection.execute("UPDATE series SET slices = NULL WHERE id = ?", (series,))
+        for frame in instance.frames:
+            attributes = kind_to_json(frame.kind)
+            if attributes not in self._kinds:
+                cursor = self._connection.execute(
+                    "INSERT INTO kind (attributes) VALUES (?)", (attributes,)
+                )
+                self._kinds[attributes] = int(cursor.lastrowid or 0)
+            row = frame_row(frame, series=series, file=file, kind=self._kinds[attributes])
+            self._connection.execute(INSERT_FRAME, row)
+
+
+def _series_key(uid: str, patient_id: str, folder: str | bytes) -> tuple[str, str, str]:
+    """Tell what makes files one series: its UID and patient; without a UID, the folder.
+
+    One Series Instance UID under two patients is two series: such archives exist.
+    """
+    return uid, patient_id, "" if uid else as_path(folder)
+
+
+def _describe(frames: Sequence[Frame], root: str, keep: tuple[str, ...]) -> dict[str, Any]:
+    """Say what is known of a series: the most common value of each column."""
+    kinds = [frame.kind for frame in frames]
+    described: dict[str, Any] = {
+        name: _most_common(getattr(kind, name) for kind in kinds) for name in _FROM_KIND
+    }
+    spacing = _most_common(kind.pixel_spacing for kind in kinds)
+    described["row_spacing"], described["column_spacing"] = spacing or (None, None)
+    described["slice_spacing"] = _slice_spacing(frames)
+    described["slices"] = len(frames)
+    described["bytes"] = sum({frame.path: frame.size for frame in frames}.values())
+    folders = [os.path.dirname(frame.path) for frame in frames]
+    described["folder"] = as_stored(os.path.relpath(os.path.commonpath(folders), root))
+    for keyword in keep:
+        # A keyword whose value changes within the series has no value for the series.
+        values = {dict(frame.kind.kept).get(keyword) for frame in frames}
+        described[keyword] = values.pop() if len(values) == 1 else None
+    return {name: described[name] for name in (*SERIES_COLUMNS, *keep) if name in described}
+
+
+def _most_common(values: Iterable[Any]) -> Any:
+    counted = Counter(values)
+    most = max(counted.values())
+    return min((key for key, count in counted.items() if count == most), key=repr)
+
+
+def _slice_spacing(frames: Sequence[Frame]) -> float | None:
+    """Median gap along the most common normal, mm; None for a single position.
+
+    To choose series by; a `Stack` proves its spacing.
+    """
+    placed = [frame.kind.orientation for frame in frames if frame.position]
+    if not any(placed):
+        return None
+    orientation = _most_common(filter(None, placed))
+    directions = unit_directions(orientation)
+    normal = np.cross(directions[:3], directions[3:])
+    depths = np.sort(
+        [
+            float(normal @ frame.position)
+            for frame in frames
+            if frame.position is not None and frame.kind.orientation == orientation
+        ]
+    )
+    gaps = np.diff(depths)
+    gaps = gaps[gaps > COINCIDENT]
+    return round(float(np.median(gaps)), 6) if gaps.size else None

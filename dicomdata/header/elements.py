@@ -1,0 +1,289 @@
+"""One file -> the bytes of the elements we want, and where its pixels lie.
+
+Two readers give the same answer: a walk over the elements for the common encodings (little
+endian, with a preamble), which copies only what is wanted, and pydicom for everything else.
+Neither reads pixels. Nothing here knows what an element means.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dicomdata.errors import FileError, HeaderError, NotDicomError
+from dicomdata.header.parsing import PIXEL_TAGS, UNDEFINED_LENGTH, Pixels, parse
+from dicomdata.header.records import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TRANSFER_SYNTAX_UID = 0x00020010
+SPECIFIC_CHARACTER_SET = 0x00080005
+
+_WINDOW = 16 * 1024
+"""Bytes read at once: most headers end within them."""
+
+_LARGEST_VALUE = 1024 * 1024
+"""Bytes of the longest value kept; nothing we want comes near it."""
+
+_DEEPEST_SEQUENCE = 32
+"""Sequences within sequences: real files nest five deep, hostile ones hundreds."""
+
+_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN",
+                       b"UR", b"UT", b"UV"})  # fmt: skip
+"""Value Representations whose length takes four bytes (PS3.5 7.1.2)."""
+
+_SHORT_VRS = frozenset({b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS",
+                        b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL",
+                        b"US"})  # fmt: skip
+
+_FIRST_TAG = 0x00040000
+"""The main dataset begins with group 4 (DICOMDIR) or 8; what comes lower is not understood."""
+
+_ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
+_ITEM_END = b"\xfe\xff\x0d\xe0"
+
+_EXPLICIT = struct.Struct("<HH2sH")
+_IMPLICIT = struct.Struct("<HHL")
+_LENGTH = struct.Struct("<L")
+
+
+@dataclass(slots=True)
+class Elements:
+    """The wanted elements of one file, as written."""
+
+    path: str
+    """The file."""
+
+    size: int
+    """Bytes."""
+
+    mtime_ns: int
+    """Modification time, ns."""
+
+    values: dict[int, bytes] = field(default_factory=dict)
+    """Tag -> value as written. A sequence that is present has an empty value."""
+
+    big_endian: bool = False
+    """Whether binary numbers in `values` are big endian."""
+
+    pixels: Pixels | None = None
+    """Where the pixels are; None where the file has none."""
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        """Transfer Syntax UID (0002,0010); implicit little endian where the file has no meta."""
+        uid = self.values.get(TRANSFER_SYNTAX_UID, b"").strip(b" \0").decode("ascii", "replace")
+        return uid or IMPLICIT_VR_LITTLE_ENDIAN
+
+
+class _UnusualError(Exception):
+    """The walk met something that pydicom should look at."""
+
+
+class _CutShortError(_UnusualError):
+    """An element claims more bytes than the file has: damaged, or not the encoding it says."""
+
+
+def read_elements(path: str, wanted: frozenset[int]) -> Elements:
+    """Read the wanted elements of one file; opens it once, and reads no pixels.
+
+    Args:
+        path: any file.
+        wanted: tags of the main dataset and of the file meta information.
+
+    Raises:
+        FileError: if it is not a regular file that can be read.
+        NotDicomError: if it is not DICOM.
+        HeaderError: if it is DICOM and its header is damaged.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes to would hang for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        return _read_open_file(path, descriptor, wanted)
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _read_open_file(path: str, descriptor: int, wanted: frozenset[int]) -> Elements:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise FileError(f"{path}: not a regular file")
+    if status.st_size == 0:
+        raise NotDicomError(f"{path}: not DICOM: the file is empty")
+    elements = Elements(path, status.st_size, status.st_mtime_ns)
+    reader = _Reader(descriptor, status.st_size)
+    try:
+        _walk_file(reader, elements, wanted)
+    except _UnusualError as unusual:
+        elements = Elements(path, status.st_size, status.st_mtime_ns)
+        _read_by_pydicom(reader, elements, wanted)
+        if isinstance(unusual, _CutShortError) and elements.pixels is None:
+            raise HeaderError(
+                f"{path}: the header is cut short: the file ends within {unusual}"
+            ) from None
+    return elements
+
+
+class _Reader:
+    """Bytes of an open file by offset, through one window, so that few reads are made."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.descriptor = descriptor
+        self.size = size
+        self._start = 0
+        self._window = b""
+
+    def at(self, offset: int, count: int) -> bytes:
+        """Give `count` bytes from `offset`; fewer only at the end of the file."""
+        begin = offset - self._start
+        if begin < 0 or begin + count > len(self._window):
+            self._start, begin = offset, 0
+            self._window = os.pread(self.descriptor, max(count, _WINDOW), offset)
+        return self._window[begin : begin + count]
+
+
+def _walk_file(reader: _Reader, elements: Elements, wanted: frozenset[int]) -> None:
+    """Fill `elements` from a little endian file with a preamble (PS3.10 7.1)."""
+    if reader.at(128, 4) != b"DICM":
+        raise _UnusualError
+    offset = _walk_meta(reader, elements)
+    syntax = elements.transfer_syntax_uid
+    if TRANSFER_SYNTAX_UID not in elements.values or syntax in (EXPLICIT_VR_BIG_ENDIAN, DEFLATED):
+        raise _UnusualError
+    head = _implicit if syntax == IMPLICIT_VR_LITTLE_ENDIAN else _explicit
+    last, before = max(*wanted, *PIXEL_TAGS), _FIRST_TAG - 1
+    while offset < reader.size:
+        element = head(reader, offset)
+        tag, _, length, value = element
+        if tag <= before:
+            raise _UnusualError
+        before = tag
+        if tag in PIXEL_TAGS:
+            elements.pixels = Pixels(tag, value, length)
+        if tag >= last:
+            return
+        end = (
+            _sequence_end(reader, value, head, depth=1)
+            if length == UNDEFINED_LENGTH
+            else (value + length)
+        )
+        if end > reader.size:
+            raise _CutShortError(f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) at byte {offset}")
+        if tag in wanted:
+            elements.values[tag] = _value(reader, element)
+        offset = end
+
+
+def _walk_meta(reader: _Reader, elements: Elements) -> int:
+    """Read the file meta information, always explicit little endian; give where it ends."""
+    offset = 132
+    while offset < reader.size and reader.at(offset, 2) == b"\x02\x00":
+        tag, _, length, value = _explicit(reader, offset)
+        if length > _LARGEST_VALUE:
+            raise _UnusualError
+        elements.values[tag] = reader.at(value, length)
+        offset = value + length
+    return offset
+
+
+def _explicit(reader: _Reader, offset: int) -> tuple[int, bool, int, int]:
+    """Read the head of an explicit element: tag, is it a sequence, length, where its value is."""
+    head = reader.at(offset, 12)
+    if len(head) < 8:
+        raise _UnusualError
+    group, element, representation, length = _EXPLICIT.unpack_from(head)
+    if representation in _SHORT_VRS:
+        return group << 16 | element, False, length, offset + 8
+    if representation not in _LONG_VRS or len(head) < 12:
+        raise _UnusualError
+    return (
+        group << 16 | element,
+        representation == b"SQ",
+        _LENGTH.unpack_from(head, 8)[0],
+        (offset + 12),
+    )
+
+
+def _implicit(reader: _Reader, offset: int) -> tuple[int, bool, int, int]:
+    """Read the head of an implicit element; whether it is a sequence cannot be told."""
+    head = reader.at(offset, 8)
+    if len(head) < 8:
+        raise _UnusualError
+    group, element, length = _IMPLICIT.unpack_from(head)
+    return group << 16 | element, False, length, offset + 8
+
+
+def _value(reader: _Reader, element: tuple[int, bool, int, int]) -> bytes:
+    """Copy a value; of a sequence, only that it is there."""
+    _, is_sequence, length, value = element
+    return b"" if is_sequence or length > _LARGEST_VALUE else reader.at(value, length)
+
+
+def _sequence_end(
+    reader: _Reader,
+    offset: int,
+    header: Callable[[_Reader, int], tuple[int, bool, int, int]],
+    *,
+    depth: int,
+) -> int:
+    """Find the end of a sequence of undefined length, stepping over its items (PS3.5 7.5)."""
+    if depth > _DEEPEST_SEQUENCE:
+        raise _UnusualError
+    while offset < reader.size:
+        tag, _, length, value = _implicit(reader, offset)
+        if tag == _SEQUENCE_END:
+            return value
+        if tag != _ITEM:
+            raise _UnusualError
+        offset = value + length if length != UNDEFINED_LENGTH else value
+        if length != UNDEFINED_LENGTH:
+            continue
+        while True:
+            if reader.at(offset, 4) == _ITEM_END:
+                offset += 8
+                break
+            _, _, length, value = header(reader, offset)
+            offset = (
+                _sequence_end(reader, value, header, depth=depth + 1)
+                if length == UNDEFINED_LENGTH
+                else value + length
+            )
+    raise _UnusualError
+
+
+def _read_by_pydicom(reader: _Reader, elements: Elements, wanted: frozenset[int]) -> None:
+    """Fill `elements` by pydicom: big endian, deflated, without preamble, or damaged."""
+    if not _looks_like_dicom(reader):
+        raise NotDicomError(f"{elements.path}: not DICOM: it does not begin as a DICOM file does")
+    with os.fdopen(os.dup(reader.descriptor), "rb") as file:
+        file.seek(0)
+        parsed = parse(elements.path, file)
+    elements.values = {tag: value for tag in wanted if (value := parsed.raw(tag)) is not None}
+    elements.values[TRANSFER_SYNTAX_UID] = parsed.transfer_syntax_uid.encode()
+    elements.big_endian = not parsed.little_endian
+    elements.pixels = parsed.pixels
+
+
+def _looks_like_dicom(reader: _Reader) -> bool:
+    """Whether a file begins as DICOM does: "DICM", or an element of group 2 or 8."""
+    if reader.at(128, 4) == b"DICM":
+        return True
+    head = reader.at(0, 8)
+    if len(head) < 8:
+        return False
+    for order in "<>":
+        group, element, length = struct.unpack(order + "HHL", head)
+        if group in (0x0002, 0x0008) and element < 0x0100:
+            return head[4:6] in _SHORT_VRS | _LONG_VRS or length <= 256
+    return False
