@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from dicomdata.errors import DicomDataError, FileError, PixelError, StaleError
-from dicomdata.header import inflated_pixels
+from dicomdata.header import inflated_pixels, join_fragments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,12 +93,14 @@ def _read_native(file: BinaryIO, frame: Frame, rows: range) -> NDArray[np.intege
 def _read_deflated(frame: Frame, rows: range) -> NDArray[np.integer[Any]]:
     with _opened(frame) as file:
         words = inflated_pixels(frame.path, file)
+    begin = frame.number * frame.kind.frame_bytes
+    words = words[begin : begin + frame.kind.frame_bytes]
     if len(words) < frame.kind.frame_bytes:
         raise PixelError(
             f"{frame.path}: Pixel Data (7FE0,0010) is cut short: "
             f"{len(words)} bytes, expected {frame.kind.frame_bytes}"
         )
-    whole = _as_words(words[: frame.kind.frame_bytes], frame.kind)
+    whole = _as_words(words, frame.kind)
     return whole.reshape(frame.kind.rows, frame.kind.columns)[rows.start : rows.stop]
 
 
@@ -124,14 +126,11 @@ def _unpacked(
 
 
 def _encapsulated_frame(file: BinaryIO, frame: Frame) -> bytes:
-    """Put the fragments of one compressed frame together (PS3.5 A.4)."""
-    from pydicom.encaps import get_frame
-
-    file.seek(frame.offset)
+    """Put the fragments of one compressed frame together."""
+    encoded = os.pread(file.fileno(), frame.length, frame.offset)
     try:
-        return get_frame(file, frame.number, number_of_frames=1)
-    # pydicom raises ValueError, struct.error, EOFError and others on damaged fragments.
-    except Exception as error:
+        return join_fragments(encoded)
+    except ValueError as error:
         raise PixelError(
             f"{frame.path}: the fragments of Pixel Data are damaged: {error}"
         ) from error

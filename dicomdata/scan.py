@@ -13,6 +13,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from threading import Event
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import DicomDataError, FileError
@@ -99,20 +100,23 @@ def read_headers(
     """
     source = iter(files)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dicomdata-header")
+    stop = Event()
     pending: deque[Future[list[ReadFile]]] = deque()
     try:
         while True:
             while len(pending) < workers * _AHEAD and (batch := list(islice(source, _BATCH))):
-                pending.append(pool.submit(_read_batch, batch, keep))
+                pending.append(pool.submit(_read_batch, batch, keep, stop))
             if not pending:
                 return
             yield from pending.popleft().result()
     finally:
+        stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_batch(batch: list[FoundFile], keep: Mapping[str, int]) -> list[ReadFile]:
-    return [ReadFile(file, _read_one(file, keep)) for file in batch]
+def _read_batch(batch: list[FoundFile], keep: Mapping[str, int], stop: Event) -> list[ReadFile]:
+    # Once told to stop nobody takes the results, so that half a batch is no loss.
+    return [ReadFile(file, _read_one(file, keep)) for file in batch if not stop.is_set()]
 
 
 def _read_one(file: FoundFile, keep: Mapping[str, int]) -> Instance | DicomDataError:

@@ -30,7 +30,7 @@ from dicomdata.catalog.schema import (
     frame_row,
     kind_to_json,
 )
-from dicomdata.catalog.store import CHECKSUM_SUFFIX, check_file, publish, read_frames, read_meta
+from dicomdata.catalog.store import CHECKSUM_SUFFIX, publish, read_frames, read_meta
 from dicomdata.errors import CatalogError, HeaderError
 from dicomdata.geometry import COINCIDENT, unit_directions
 from dicomdata.header import Instance, kept_tags
@@ -100,27 +100,23 @@ def update_catalog(
 
 def _open_partial(path: Path, partial: Path, known: dict[str, str]) -> sqlite3.Connection:
     """Open the catalog to write: an unfinished one, a copy of the published one, or a new one."""
-    for source in (partial, path):
-        if not source.exists():
-            continue
-        try:
-            check_file(source)
-            with closing(sqlite3.connect(source)) as connection:
-                usable = known == {
-                    name: as_path(value) for name, value in read_meta(connection).items()
-                }
-        except (CatalogError, sqlite3.DatabaseError):
-            usable = False
-        if usable:
-            if source == path:
-                shutil.copyfile(path, partial)
-            return _writable(partial)
-    partial.unlink(missing_ok=True)
+    if partial.exists():
+        connection = _writable(partial)
+        if _tells_of(connection, known):
+            return connection
+        connection.close()
+        partial.unlink()
+    if path.exists():
+        shutil.copyfile(path, partial)
+        connection = _writable(partial)
+        if _tells_of(connection, known):
+            return connection
+        connection.close()
+        partial.unlink()
     connection = _writable(partial)
-    columns = [f'"{keyword}" TEXT' for keyword in json.loads(known["keep"])]
     connection.executescript(SCHEMA)
-    for column in columns:
-        connection.execute(f"ALTER TABLE series ADD COLUMN {column}")
+    for keyword in json.loads(known["keep"]):
+        connection.execute(f'ALTER TABLE series ADD COLUMN "{keyword}" TEXT')
     connection.executemany(
         "INSERT INTO meta VALUES (?, ?)",
         [(name, as_stored(value)) for name, value in known.items()],
@@ -131,11 +127,31 @@ def _open_partial(path: Path, partial: Path, known: dict[str, str]) -> sqlite3.C
     return connection
 
 
+def _tells_of(connection: sqlite3.Connection, known: dict[str, str]) -> bool:
+    """Whether a catalog is of this format, root and keywords, so that work can go on in it."""
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        meta = {name: as_path(value) for name, value in read_meta(connection).items()}
+    except sqlite3.DatabaseError:
+        return False
+    return version == FORMAT and meta == known
+
+
 def _writable(partial: Path) -> sqlite3.Connection:
+    """Open a catalog to write, alone; what a killed scan left half written is rolled back."""
     connection = sqlite3.connect(partial, timeout=1.0)
-    # No write-ahead log: it fails on read-only folders, and a rename would leave it behind.
-    connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        # No write-ahead log: it fails on read-only folders, and a rename would leave it behind.
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = DELETE", "synchronous = FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.commit()
+    except sqlite3.OperationalError:
+        connection.close()
+        raise
+    except sqlite3.DatabaseError:
+        # Not a database at all: `_tells_of` finds out, and it is replaced.
+        connection.rollback()
     return connection
 
 
@@ -147,6 +163,7 @@ class _Writer:
         self._root = root
         self._keep = keep
         self._committed_at = time.monotonic()
+        self._has_holes = False
         rows = connection.execute("SELECT path, id FROM folder").fetchall()
         self._folders: dict[str, int] = {as_path(path): number for path, number in rows}
         rows = connection.execute("SELECT attributes, id FROM kind").fetchall()
@@ -174,6 +191,7 @@ class _Writer:
             else:
                 fresh.append(file)
         gone = json.dumps([number for number, *_ in known.values()])
+        self._has_holes |= bool(known)
         chosen = "(SELECT value FROM json_each(?))"
         self._connection.execute(
             f"UPDATE series SET slices = NULL WHERE id IN "  # noqa: S608
@@ -232,8 +250,8 @@ class _Writer:
             )
         self._connection.execute("DELETE FROM kind WHERE id NOT IN (SELECT kind FROM frame)")
         self.commit()
-        # Removed rows leave holes; a published catalog has none.
-        self._connection.execute("VACUUM")
+        if self._has_holes:
+            self._connection.execute("VACUUM")
 
     def _folder(self, folder: str) -> int:
         if folder not in self._folders:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dicomdata.errors import ConfigError, DicomDataError, FileError, HeaderError
 from dicomdata.header.decode import TAGS, decode_instance, element_name, missing_element
 from dicomdata.header.elements import read_elements
+from dicomdata.header.fragments import join_fragments
 from dicomdata.header.parsing import Parsed, inflated_pixels, parse
 from dicomdata.header.records import Frame, Instance, Kind
 
@@ -26,6 +27,7 @@ __all__ = [
     "Kind",
     "element_name",
     "inflated_pixels",
+    "join_fragments",
     "kept_tags",
     "missing_element",
     "read_header",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 import struct
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 from dicomdata.errors import HeaderError, OtherObjectError
 from dicomdata.header.elements import SPECIFIC_CHARACTER_SET, TRANSFER_SYNTAX_UID, Elements
@@ -72,7 +73,11 @@ TAGS = {
     "LossyImageCompression": 0x00282110,
     "ModalityLUTSequence": 0x00283000,
     "Units": 0x00541001,
-    "SharedFunctionalGroupsSequence": 0x52009229,
+    "FrameType": 0x00089007,
+    "EffectiveEchoTime": 0x00189082,
+    "TemporalPositionIndex": 0x00209128,
+    "NominalCardiacTriggerDelayTime": 0x00209153,
+    "FrameAcquisitionNumber": 0x00209156,
 }
 """Keyword -> tag of every element that is read from a header (PS3.6)."""
 
@@ -116,8 +121,11 @@ _LOSSY_SYNTAXES = frozenset(
 _WORD_STARTS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Where a keyword's words meet: Pixel|Spacing, SOP|Class|UID."""
 
-_MOST_PIXELS = 2**32
-"""Rows x Columns x Frames beyond which a header is not believed."""
+_MOST_FRAMES = 2**16
+"""Frames of a deflated file beyond which its header is not believed."""
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Values:
@@ -176,6 +184,13 @@ class Values:
         if word is None:
             raise missing_element(self.elements.path, keyword)
         return word
+
+    def double_word(self, keyword: str) -> int | None:
+        """Give a 32-bit number (UL) that is only reported."""
+        raw = self.elements.values.get(TAGS[keyword], b"")
+        if len(raw) != 4:
+            return None
+        return int.from_bytes(raw, "big" if self.elements.big_endian else "little")
 
     def double(self, keyword: str) -> float | None:
         """Give an FD value that is only reported."""
@@ -237,14 +252,13 @@ def decode_instance(elements: Elements, kept: Mapping[str, str]) -> Instance:
     """
     values = Values(elements)
     check_object(values)
-    kind = _decode_kind(values, kept)
     return Instance(
         path=elements.path,
         size=elements.size,
         mtime_ns=elements.mtime_ns,
         series_instance_uid=values.text("SeriesInstanceUID"),
         patient_id=values.text("PatientID"),
-        frames=_decode_frames(values, kind),
+        frames=_decode_frames(values, kept),
     )
 
 
@@ -256,7 +270,7 @@ def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
     return Kind(
         sop_class_uid=values.text("SOPClassUID"),
         transfer_syntax_uid=syntax,
-        image_type=values.text("ImageType"),
+        image_type=values.text("FrameType") or values.text("ImageType"),
         study_instance_uid=values.text("StudyInstanceUID"),
         frame_of_reference_uid=values.text("FrameOfReferenceUID"),
         rows=values.needed_word("Rows"),
@@ -280,7 +294,7 @@ def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
         slice_thickness=values.number("SliceThickness"),
         spacing_between_slices=values.number("SpacingBetweenSlices"),
         gantry_detector_tilt=values.number("GantryDetectorTilt"),
-        echo_time=values.number("EchoTime"),
+        echo_time=_or(values.double("EffectiveEchoTime"), values.number("EchoTime")),
         b_value=values.double("DiffusionBValue"),
         modality=values.text("Modality"),
         manufacturer=values.text("Manufacturer"),
@@ -332,46 +346,82 @@ def _decode_padding(values: Values, *, bits: int, signed: bool) -> Padding | Non
     return Padding(value, limit)
 
 
-def _decode_frames(values: Values, kind: Kind) -> tuple[Frame, ...]:
+def _decode_frames(values: Values, kept: Mapping[str, str]) -> tuple[Frame, ...]:
+    """Describe every frame of a file; a functional group outranks the element beside it."""
+    elements = values.elements
+    count = max(elements.frame_count, len(elements.groups))
+    _check_claims(values, count)
+    frames, kinds = [], {}
+    for number in range(count):
+        own = values
+        if number < len(elements.groups):
+            own = Values(replace(elements, values={**elements.values, **elements.groups[number]}))
+        kind = _decode_kind(own, kept)
+        offset, length = _place(elements, kind, number)
+        frames.append(_decode_frame(own, kinds.setdefault(kind, kind), number, offset, length))
+    return tuple(frames)
+
+
+def _check_claims(values: Values, count: int) -> None:
+    """Hold Number of Frames against the file before anything is made for each frame."""
     elements, pixels = values.elements, values.elements.pixels
-    count = max(values.integer("NumberOfFrames") or 1, 1)
-    if kind.rows * kind.columns * count > _MOST_PIXELS:
-        raise values.error("NumberOfFrames", f"claims {count} frames: more than is believable")
-    if count > 1 or TAGS["SharedFunctionalGroupsSequence"] in elements.values:
-        raise values.error("NumberOfFrames", f"is {count}: multi-frame objects are not read yet")
-    if pixels is None:
-        raise AssertionError("check_object refuses files without pixels")
+    if count == 1 or pixels is None:
+        return
+    frame_bytes = values.needed_word("Rows") * values.needed_word("Columns")
+    if pixels.length == UNDEFINED_LENGTH:
+        if len(elements.spans) != count:
+            problem = f"is {count}, and the fragments of Pixel Data are not those of {count} frames"
+            raise values.error("NumberOfFrames", problem)
+    elif pixels.offset >= 0 and count * frame_bytes // 8 > elements.size:
+        problem = f"is {count}: more frames than a file of {elements.size} bytes can hold"
+        raise values.error("NumberOfFrames", problem)
+    elif count > _MOST_FRAMES:
+        raise values.error("NumberOfFrames", f"is {count}: more than is believable")
+
+
+def _place(elements: Elements, kind: Kind, number: int) -> tuple[int, int]:
+    """Say where the pixels of a frame lie: offset and length; (-1, 0) in a deflated file."""
+    pixels = elements.pixels
+    if pixels is None or pixels.offset < 0:
+        return -1, 0
+    if pixels.length == UNDEFINED_LENGTH:
+        # Damaged fragments are found when they are read.
+        whole = (pixels.offset, elements.size - pixels.offset)
+        return elements.spans[number] if elements.spans else whole
+    if elements.frame_count == 1:
+        return pixels.offset, pixels.length
+    return pixels.offset + number * kind.frame_bytes, kind.frame_bytes
+
+
+def _decode_frame(values: Values, kind: Kind, number: int, offset: int, length: int) -> Frame:
+    elements = values.elements
     position = values.floats("ImagePositionPatient", 3)
-    frame = Frame(
+    return Frame(
         path=elements.path,
         size=elements.size,
         mtime_ns=elements.mtime_ns,
         sop_instance_uid=values.text("SOPInstanceUID"),
-        number=0,
+        number=number,
         kind=kind,
         position=None if position is None else (position[0], position[1], position[2]),
         decimals=_decimals(values.text("ImagePositionPatient")) if position else (0, 0, 0),
         instance_number=values.integer("InstanceNumber"),
         slice_location=values.number("SliceLocation"),
-        acquisition_number=values.integer("AcquisitionNumber"),
-        temporal_position=values.integer("TemporalPositionIdentifier"),
-        trigger_time=values.number("TriggerTime"),
+        acquisition_number=_or(
+            values.word("FrameAcquisitionNumber"), values.integer("AcquisitionNumber")
+        ),
+        temporal_position=_or(
+            values.double_word("TemporalPositionIndex"),
+            values.integer("TemporalPositionIdentifier"),
+        ),
+        trigger_time=_or(
+            values.double("NominalCardiacTriggerDelayTime"), values.number("TriggerTime")
+        ),
         acquisition_time=values.text("AcquisitionTime"),
         content_time=values.text("ContentTime"),
-        offset=pixels.offset,
-        length=_pixel_bytes(values, kind),
+        offset=offset,
+        length=length,
     )
-    return (frame,)
-
-
-def _pixel_bytes(values: Values, kind: Kind) -> int:
-    """Check the claim of the pixel element against the file; give the bytes of its value."""
-    elements, pixels = values.elements, values.elements.pixels
-    if pixels is None or pixels.offset < 0:
-        return 0
-    if pixels.length == UNDEFINED_LENGTH:
-        return elements.size - pixels.offset
-    return pixels.length if kind.native else min(pixels.length, elements.size - pixels.offset)
 
 
 def _number(text: str) -> float:
@@ -391,7 +441,7 @@ def _decimals(text: str) -> tuple[int, int, int]:
     return counts[0], counts[1], counts[2]
 
 
-def _or(value: int | None, otherwise: int) -> int:
+def _or(value: T | None, otherwise: U) -> T | U:
     return otherwise if value is None else value
 
 

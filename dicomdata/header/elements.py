@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import FileError, HeaderError, NotDicomError
+from dicomdata.header.fragments import Span, frame_spans
 from dicomdata.header.parsing import PIXEL_TAGS, UNDEFINED_LENGTH, Pixels, parse
 from dicomdata.header.records import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 TRANSFER_SYNTAX_UID = 0x00020010
 SPECIFIC_CHARACTER_SET = 0x00080005
+NUMBER_OF_FRAMES = 0x00280008
+SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
+"""Shared and Per-Frame Functional Groups Sequence (PS3.3 C.7.6.16)."""
+
+_EXTENDED_OFFSETS = 0x7FE00001
 
 _WINDOW = 16 * 1024
 """Bytes read at once: most headers end within them."""
@@ -73,11 +79,27 @@ class Elements:
     pixels: Pixels | None = None
     """Where the pixels are; None where the file has none."""
 
+    spans: list[Span] = field(default_factory=list)
+    """Of encapsulated pixels: where each frame's fragments are; empty where they are damaged."""
+
+    groups: list[dict[int, bytes]] = field(default_factory=list)
+    """Of a multi-frame file: for each frame, the elements of its functional groups, shared ones
+    included, as in `values`."""
+
     @property
     def transfer_syntax_uid(self) -> str:
         """Transfer Syntax UID (0002,0010); implicit little endian where the file has no meta."""
         uid = self.values.get(TRANSFER_SYNTAX_UID, b"").strip(b" \0").decode("ascii", "replace")
         return uid or IMPLICIT_VR_LITTLE_ENDIAN
+
+    @property
+    def frame_count(self) -> int:
+        """Number of Frames (0028,0008); 1 where there is none, or it is no number."""
+        text = self.values.get(NUMBER_OF_FRAMES, b"").strip(b" \0")
+        return max(int(text), 1) if text.isdigit() and len(text) < 10 else 1
+
+
+_ALWAYS = frozenset({NUMBER_OF_FRAMES, SHARED_GROUPS, FRAME_GROUPS, _EXTENDED_OFFSETS})
 
 
 class _UnusualError(Exception):
@@ -123,6 +145,7 @@ def _read_open_file(path: str, descriptor: int, wanted: frozenset[int]) -> Eleme
         raise NotDicomError(f"{path}: not DICOM: the file is empty")
     elements = Elements(path, status.st_size, status.st_mtime_ns)
     reader = _Reader(descriptor, status.st_size)
+    wanted |= _ALWAYS
     try:
         _walk_file(reader, elements, wanted)
     except _UnusualError as unusual:
@@ -132,6 +155,7 @@ def _read_open_file(path: str, descriptor: int, wanted: frozenset[int]) -> Eleme
             raise HeaderError(
                 f"{path}: the header is cut short: the file ends within {unusual}"
             ) from None
+    _locate_frames(reader, elements)
     return elements
 
 
@@ -180,6 +204,9 @@ def _walk_file(reader: _Reader, elements: Elements, wanted: frozenset[int]) -> N
         )
         if end > reader.size:
             raise _CutShortError(f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) at byte {offset}")
+        if tag in (SHARED_GROUPS, FRAME_GROUPS):
+            # Functional groups are sequences in sequences: pydicom's work.
+            raise _UnusualError
         if tag in wanted:
             elements.values[tag] = _value(reader, element)
         offset = end
@@ -273,6 +300,22 @@ def _read_by_pydicom(reader: _Reader, elements: Elements, wanted: frozenset[int]
     elements.values[TRANSFER_SYNTAX_UID] = parsed.transfer_syntax_uid.encode()
     elements.big_endian = not parsed.little_endian
     elements.pixels = parsed.pixels
+    elements.groups = parsed.frame_groups(wanted)
+
+
+def _locate_frames(reader: _Reader, elements: Elements) -> None:
+    """Find the fragments of each frame of encapsulated pixels."""
+    pixels = elements.pixels
+    if pixels is None or pixels.offset < 0 or pixels.length != UNDEFINED_LENGTH:
+        return
+    table = elements.values.get(_EXTENDED_OFFSETS, b"")
+    elements.spans = frame_spans(
+        reader.at,
+        pixels.offset,
+        elements.size,
+        count=elements.frame_count,
+        extended=struct.unpack(f"<{len(table) // 8}Q", table[: len(table) // 8 * 8]),
+    )
 
 
 def _looks_like_dicom(reader: _Reader) -> bool:

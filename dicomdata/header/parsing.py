@@ -92,13 +92,38 @@ class Parsed:
     def raw(self, tag: int) -> bytes | None:
         """Give the value of an element as written; a sequence has an empty one, None is absent."""
         holder = self.dataset.file_meta if tag >> 16 == _META_GROUP else self.dataset
-        if tag not in holder:
-            return None
-        value = holder.get_item(tag).value
-        if isinstance(value, str):
-            # File meta is decoded by pydicom as it reads it.
-            return value.encode("ascii", "replace")
-        return bytes(value) if isinstance(value, bytes | bytearray) else b""
+        return _raw(holder, tag)
+
+    def frame_groups(self, wanted: frozenset[int]) -> list[dict[int, bytes]]:
+        """Give the wanted elements of each frame's functional groups (PS3.3 C.7.6.16).
+
+        Every functional group macro is a sequence of one item with names of its own, so that
+        they can be laid flat; what a frame says of itself comes before what is shared.
+        """
+        shared = self.dataset.get("SharedFunctionalGroupsSequence") or []
+        frames = self.dataset.get("PerFrameFunctionalGroupsSequence") or []
+        common = _flat(shared[0], wanted) if shared else {}
+        return [{**common, **_flat(frame, wanted)} for frame in frames]
+
+
+def _raw(holder: Dataset, tag: int) -> bytes | None:
+    if tag not in holder:
+        return None
+    value = holder.get_item(tag).value
+    if isinstance(value, str):
+        # File meta is decoded by pydicom as it reads it.
+        return value.encode("ascii", "replace")
+    return bytes(value) if isinstance(value, bytes | bytearray) else b""
+
+
+def _flat(groups: Dataset, wanted: frozenset[int]) -> dict[int, bytes]:
+    found = {}
+    for group in groups:
+        if group.VR != "SQ" or not group.value or group.tag.is_private:
+            continue
+        for tag in wanted.intersection(group.value[0].keys()):
+            found[tag] = _raw(group.value[0], tag) or b""
+    return found
 
 
 def parse(path: str, file: BinaryIO) -> Parsed:
