@@ -1,24 +1,23 @@
 """A series -> `Stack`s: group, prove the grid, account for every frame.
 
-`grouping` tells which frames could make one volume, `grid` proves that they do, `units` says in
-which units. No pixels are read, but for frames that claim the same place: whether they are the
-same is told by their bytes.
+`grouping` tells which frames could make one volume, `grid` proves that they do, `splitting` parts
+those that are several volumes, `units` says in which units. No pixels are read, but of frames that
+claim the same place: whether they are the same is told by their bytes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import DicomDataError, GeometryError, HeaderError, Rejection
-from dicomdata.stack.grid import Grid, plane_of, prove_grid
+from dicomdata.stack.grid import plane_of, prove_grid
 from dicomdata.stack.grouping import (
     Group,
     NumberedFrame,
     canonical_order,
     drop_duplicates,
     group_frames,
-    split_by_frame_of_reference,
 )
 from dicomdata.stack.policy import Finding, Policy
 from dicomdata.stack.records import (
@@ -29,6 +28,11 @@ from dicomdata.stack.records import (
     StackPlan,
     stack_fingerprint,
     stack_id,
+)
+from dicomdata.stack.splitting import (
+    SPLITTABLE,
+    split_by_dimension,
+    split_by_frame_of_reference,
 )
 from dicomdata.stack.units import check_pixels, find_unit, value_findings
 
@@ -176,28 +180,28 @@ def _judge_fragment(group: Group, largest: Group, account: _Account, policy: Pol
 
 
 def _judge(group: Group, account: _Account, policy: Policy) -> None:
-    """Turn a group of frames into a stack, or reject it as a whole."""
+    """Turn a group of frames into a stack, or into several, or reject it as a whole."""
     try:
-        kept, duplicates = drop_duplicates(group)
-        stack = _build_stack(account.series, kept, group.findings, len(duplicates), policy)
+        kept, duplicates = drop_duplicates(group.frames)
+        stack = _build_stack(account.series, replace(group, frames=tuple(kept)), policy,
+                             duplicates=len(duplicates))  # fmt: skip
     except DicomDataError as error:
-        account.reject(group.frames, error)
+        problem = error.finding if isinstance(error, GeometryError) else ""
+        parts = split_by_dimension(group, problem) if problem in SPLITTABLE else []
+        for part in parts:
+            _judge(part, account, policy)
+        if not parts:
+            account.reject(group.frames, error)
         return
     account.stacks.append(stack)
     account.put_aside(duplicates, "duplicate", "the same pixels at the same position", stack.id)
 
 
-def _build_stack(
-    series: Series,
-    numbered: Sequence[NumberedFrame],
-    found: Sequence[Finding],
-    duplicates: int,
-    policy: Policy,
-) -> Stack:
-    frames = [each.frame for each in numbered]
-    grid: Grid = prove_grid(frames, [plane_of(frame) for frame in frames])
+def _build_stack(series: Series, group: Group, policy: Policy, *, duplicates: int) -> Stack:
+    frames = [each.frame for each in group.frames]
+    grid = prove_grid(frames, [plane_of(frame) for frame in frames])
     unit = find_unit(frames)
-    findings = [*found, *grid.findings, *value_findings(frames, unit)]
+    findings = [*group.findings, *grid.findings, *value_findings(frames, unit)]
     if duplicates:
         text = f"{duplicates} frame(s) repeat another's position and pixels"
         findings.append(Finding("duplicate", text, duplicates))
@@ -210,7 +214,7 @@ def _build_stack(
         catalog=series.catalog,
         root=series.root,
         series_id=series.id,
-        frame_ids=tuple(numbered[i].number for i in grid.order),
+        frame_ids=tuple(group.frames[i].number for i in grid.order),
         shape=(len(ordered), kind.rows, kind.columns),
         affine_columns=grid.columns,
         slice_spacing=grid.spacing,
@@ -221,7 +225,7 @@ def _build_stack(
         study_instance_uid=kind.study_instance_uid,
         series_instance_uid=series.series_instance_uid,
         frame_of_reference_uid=kind.frame_of_reference_uid,
-        dimension=("", ""),
+        dimension=group.dimension,
         padding=policy.padding,
         fingerprint=stack_fingerprint(ordered, policy.padding),
     )

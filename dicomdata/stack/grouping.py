@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,17 +12,12 @@ import numpy as np
 from dicomdata.errors import GeometryError
 from dicomdata.geometry import orientation_clusters, unit_directions
 from dicomdata.header import Frame, stored_bytes
-from dicomdata.stack.grid import (
-    coincident_runs,
-    common_directions,
-    plane_of,
-    prove_grid,
-    unit_normal,
-)
-from dicomdata.stack.policy import Finding
+from dicomdata.stack.grid import coincident_runs, common_directions, plane_of, unit_normal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from dicomdata.stack.policy import Finding
 
 _SAME_SPACING = 1e-3
 """Relative difference of Pixel Spacings that are one: 0.703125 is also written 0.7031."""
@@ -47,6 +42,9 @@ class Group:
 
     findings: tuple[Finding, ...] = ()
     """What was found while grouping."""
+
+    dimension: tuple[str, str] = ("", "")
+    """Element and value that tell it from the other volumes of its series."""
 
     def difference(self, other: Group) -> str:
         """Name what sets this group apart from another."""
@@ -90,7 +88,21 @@ def group_frames(frames: Sequence[NumberedFrame]) -> list[Group]:
     return sorted(groups, key=lambda group: len(group.frames), reverse=True)
 
 
-def drop_duplicates(group: Group) -> tuple[list[NumberedFrame], list[NumberedFrame]]:
+def occurrences(frames: Sequence[NumberedFrame]) -> list[list[NumberedFrame]]:
+    """Gather the frames at each position, positions in order along the normal.
+
+    Raises:
+        GeometryError: if frames lie side by side.
+    """
+    planes = [plane_of(each.frame) for each in frames]
+    normal = unit_normal(common_directions(planes))
+    runs = coincident_runs(np.array([plane.position for plane in planes]), normal)
+    return [[frames[i] for i in sorted(run)] for run in runs]
+
+
+def drop_duplicates(
+    frames: Sequence[NumberedFrame],
+) -> tuple[list[NumberedFrame], list[NumberedFrame]]:
     """Keep one frame at each position; give the kept ones and their duplicates.
 
     Frames at one position are the same if their pixels are, byte for byte as written: a SOP
@@ -99,48 +111,15 @@ def drop_duplicates(group: Group) -> tuple[list[NumberedFrame], list[NumberedFra
     Raises:
         GeometryError: if frames at one position differ: the series has another dimension.
     """
-    planes = [plane_of(each.frame) for each in group.frames]
-    normal = unit_normal(common_directions(planes))
-    runs = coincident_runs(np.array([plane.position for plane in planes]), normal)
-    kept, duplicates, crowded = [], [], 0
-    for run in runs:
-        members = [group.frames[i] for i in sorted(run)]
-        if len(members) > 1 and not _all_same(members):
-            crowded += 1
-        kept.append(members[0])
-        duplicates += members[1:]
+    runs = occurrences(frames)
+    crowded = sum(len(run) > 1 and not _all_same(run) for run in runs)
     if crowded:
         raise GeometryError(
-            f"repeated_position: {len(group.frames)} frames share {len(runs)} positions, and "
-            f"their pixels differ at {crowded}: several phases, echoes or passes in one series",
+            f"repeated_position: {len(frames)} frames share {len(runs)} positions, and their "
+            f"pixels differ at {crowded}: several phases, echoes or passes in one series",
             finding="repeated_position",
         )
-    return kept, duplicates
-
-
-def split_by_frame_of_reference(group: Group) -> list[Group]:
-    """Split a group by Frame of Reference UID, only where that removes a problem.
-
-    Parts that lie apart and are regular by themselves are volumes of their own: their places
-    cannot be compared. Where splitting would only shatter a regular stack (some archives give
-    each slice a UID of its own), the stack is kept, with a finding.
-    """
-    parts = _by(group.frames, lambda frame: frame.kind.frame_of_reference_uid)
-    studies = {each.frame.kind.study_instance_uid for each in group.frames}
-    findings = []
-    if len(studies) > 1:
-        text = f"slices of {len(studies)} Study Instance UIDs in one series"
-        findings.append(Finding("study_scattered", text, len(studies)))
-    if len(parts) == 1:
-        return [Group(group.frames, group.traits, tuple(findings))]
-    removes_problem = _lie_apart(parts, group) or not _regular(group.frames)
-    if removes_problem and all(len(part) > 1 and _regular(part) for part in parts):
-        return [Group(tuple(part), group.traits, tuple(findings)) for part in parts]
-    scattered = len(parts) > len(group.frames) / 2
-    text = f"{len(parts)} Frame of Reference UIDs among {len(group.frames)} frames"
-    kind = "frame_of_reference_scattered" if scattered else "mixed_frame_of_reference"
-    findings.append(Finding(kind, text, len(parts)))
-    return [Group(group.frames, group.traits, tuple(findings))]
+    return [run[0] for run in runs], [each for run in runs for each in run[1:]]
 
 
 def _pixel_traits(frame: Frame) -> tuple[tuple[str, object], ...]:
@@ -183,8 +162,7 @@ def _all_same(members: Sequence[NumberedFrame]) -> bool:
     Raises:
         GeometryError: if they do, and mean different things by them.
     """
-    digests = {blake2b(stored_bytes(each.frame)).digest() for each in members}
-    if len(digests) > 1:
+    if len({_digest(each.frame) for each in members}) > 1:
         return False
     if len({(each.frame.kind.rescale, each.frame.kind.padding) for each in members}) > 1:
         raise GeometryError(
@@ -195,23 +173,6 @@ def _all_same(members: Sequence[NumberedFrame]) -> bool:
     return True
 
 
-def _regular(part: Sequence[NumberedFrame]) -> bool:
-    frames = [each.frame for each in part]
-    try:
-        grid = prove_grid(frames, [plane_of(frame) for frame in frames])
-    except GeometryError:
-        return False
-    return not {finding.kind for finding in grid.findings} & {"gap", "variable_spacing", "jump"}
-
-
-def _lie_apart(parts: Sequence[Sequence[NumberedFrame]], group: Group) -> bool:
-    """Whether parts take up separate stretches along the normal."""
-    planes = [plane_of(each.frame) for each in group.frames]
-    normal = unit_normal(common_directions(planes))
-    stretches = sorted(
-        (min(depths), max(depths))
-        for depths in (
-            [float(normal @ np.array(each.frame.position)) for each in part] for part in parts
-        )
-    )
-    return all(before[1] < after[0] for before, after in pairwise(stretches))
+@lru_cache(maxsize=8192)
+def _digest(frame: Frame) -> bytes:
+    return blake2b(stored_bytes(frame), digest_size=16).digest()

@@ -1,0 +1,8 @@
+"""For tests, this package's and its users': phantoms to read, contracts to subclass.
+
+* `dicomdata.testing.phantoms` writes small series, as odd as a test needs them;
+* `dicomdata.testing.thorax` writes an archive that looks like one of chest CTs;
+* `dicomdata.testing.anatomy` draws those chests, `dicomdata.testing.encoding` encodes pixels.
+
+Importing this package imports none of its modules: a phantom needs neither pytest nor hypothesis.
+"""
