@@ -2,7 +2,9 @@
 
 * `dicomdata.testing.phantoms` writes small series, as odd as a test needs them;
 * `dicomdata.testing.thorax` writes an archive that looks like one of chest CTs;
-* `dicomdata.testing.anatomy` draws those chests, `dicomdata.testing.encoding` encodes pixels.
+* `dicomdata.testing.anatomy` draws those chests, `dicomdata.testing.encoding` encodes pixels;
+* `dicomdata.testing.contracts` holds classes of tests to subclass, for pytest;
+* `dicomdata.testing.strategies` holds what hypothesis draws from.
 
 Importing this package imports none of its modules: a phantom needs neither pytest nor hypothesis.
 """

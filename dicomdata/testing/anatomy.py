@@ -312,14 +312,14 @@ class _Painter:
         rise = (z + self.rib_drop - person.phase) % _PITCH - _PITCH / 2
         ribs = (1 - np.sqrt(((-cage - 5) / 4.2) ** 2 + (rise / 6.6) ** 2)) * 4.2
         ribs = np.minimum(ribs, np.minimum(points.side - 15, points.body_depth(z) - 6))
-        _paint(picture, self._cover(np.where(self.front, ribs - 0.5, -1)), 95)
+        _paint(picture, self._cover(np.where(self.front, ribs - 0.5, -99)), 95)
         width = 16 + 24 * max(share - 0.6, 0)
         sternum = np.minimum(5.5 - np.abs(-cage - 7), width - points.side)
         sternum = np.minimum(np.minimum(sternum, -points.y), 60 * min(share - 0.2, 0.9 - share))
         reach = 0.12 * min(max((share - 0.42) * 3, 0), 1)
         blade = 110 * (reach - np.abs(points.angle / np.pi - 0.3))
         blade = np.minimum(2.4 - np.abs(-cage - 17 - 0.05 * blade), blade)
-        bones = np.maximum(np.where(self.front, -1, ribs), np.maximum(sternum, blade))
+        bones = np.maximum(np.where(self.front, -99, ribs), np.maximum(sternum, blade))
         self._paint_bone(picture, bones, fine, rind=1.5)
         _paint(picture, self._stamp(person.clavicles, z), 560)
         _paint(picture, self._stamp(person.clavicles.widened(-2.5), z), 220)

@@ -41,7 +41,7 @@ _BY_IMAGECODECS: dict[str, tuple[str, dict[str, Any]]] = {
     uid.JPEG2000Lossless: ("jpeg2k_encode", {"codecformat": "j2k", "reversible": True, "level": 0}),
     uid.JPEG2000: ("jpeg2k_encode", {"codecformat": "j2k", "reversible": False, "level": 90}),
     uid.HTJ2KLossless: ("htj2k_encode", {"reversible": True}),
-    uid.HTJ2K: ("htj2k_encode", {"reversible": False, "level": 0.001}),
+    uid.HTJ2K: ("htj2k_encode", {"reversible": False, "level": 0.0001}),
 }
 """Those that imagecodecs encodes: pydicom cannot, or not where a picture is small."""
 

@@ -1,16 +1,14 @@
-"""Writes DICOM files of which everything is known, for tests, examples and the demo.
+"""Writes small series of which everything is known, for tests and examples.
 
-* `write_series` writes one small series described by a `SeriesPhantom`: quick, and as odd
-  as wanted, since every header value may be absent, empty, malformed or different for each slice;
-* `thorax_archive` writes whole chest CTs that look like LIDC-IDRI, with the company such
-  series keep: a localizer, a duplicate, shuffled names, a stray text file.
+`write_series` writes the series that a `SeriesPhantom` describes: quick, and as odd as wanted,
+since every header value may be absent, empty, malformed, or different for each slice. It
+returns the paths in slice order, which is the truth that a reader has to find.
 
-Both are deterministic (same arguments, same bytes: UIDs are made from words, and nothing holds
-a date of today) and both return the truth: paths in slice order, voxels, affine.
+The same arguments give the same bytes: UIDs are made from words, and nothing holds today's date.
+Nothing is checked: what no file should hold is what a test may want to write.
 
 Lengths are in mm, points and directions in the patient coordinate system, LPS (PS3.3 C.7.6.2).
-Arrays are (slices, rows, columns). Nothing is checked: what a real file would never hold is
-what a test may want to write.
+Arrays are (slices, rows, columns).
 """
 
 from __future__ import annotations
@@ -93,7 +91,7 @@ _RESCALE = {"CT": ("1", "-1024"), "PT": ("1", "0")}
 """Rescale Slope and Intercept by modality where the phantom chooses; MR has none."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeriesPhantom:
     """A series to write. The default is a clean CT of five slices, whose voxels all differ."""
 
@@ -107,7 +105,7 @@ class SeriesPhantom:
     shape: tuple[int, int, int] = (5, 4, 6)
     """Slices, rows, columns where `stored` is None; `positions`, if given, say how many slices."""
 
-    positions: Sequence[Value] | None = None
+    positions: Sequence[Value] | NDArray[np.floating[Any]] | None = None
     """Image Position (Patient) of each slice; None: from `origin` and `step`."""
 
     origin: tuple[float, float, float] = (-10.0, -20.0, -30.0)
@@ -210,7 +208,7 @@ class SeriesPhantom:
     def position(self, k: int) -> Value:
         """Return Image Position (Patient) of slice `k`, as it is written."""
         if self.positions is not None:
-            return self.positions[k]
+            return cast("Value", self.positions[k])
         step = np.asarray(self.step, np.float64)
         if step.ndim == 0:
             row, column = np.reshape(np.array(_pick(self.orientation, 0), np.float64), (2, 3))
@@ -415,6 +413,7 @@ def _describe_pixels(phantom: SeriesPhantom) -> dict[str | int, Any]:
 
 def _make_element(tag: int, vr: str, value: Any) -> DataElement:
     """Make an element that pydicom writes as it stands: it converts and validates nothing."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     if vr == "PN":
         return DataElement(tag, vr, value)

@@ -1,0 +1,49 @@
+"""The public names and their homes: the one list that type checkers and `dicomdata` itself read."""
+
+from .cache import DiskCache as DiskCache
+from .cache import MemoryCache as MemoryCache
+from .cache import NoCache as NoCache
+from .cache import VolumeCache as VolumeCache
+from .cache import warm as warm
+from .catalog import Catalog as Catalog
+from .catalog import Series as Series
+from .catalog import open_catalog as open_catalog
+from .catalog import scan as scan
+from .dataset import VolumeDataset as VolumeDataset
+from .errors import CacheError as CacheError
+from .errors import CatalogError as CatalogError
+from .errors import ConfigError as ConfigError
+from .errors import DicomDataError as DicomDataError
+from .errors import DicomDataWarning as DicomDataWarning
+from .errors import FileError as FileError
+from .errors import GeometryError as GeometryError
+from .errors import HeaderError as HeaderError
+from .errors import NotDicomError as NotDicomError
+from .errors import OtherObjectError as OtherObjectError
+from .errors import PixelError as PixelError
+from .errors import Rejection as Rejection
+from .errors import RescaleError as RescaleError
+from .errors import StaleError as StaleError
+from .header import Frame as Frame
+from .header import Instance as Instance
+from .header import Kind as Kind
+from .header import read_header as read_header
+from .header import read_instance as read_instance
+from .loader import collate as collate
+from .metatensor import from_metatensor as from_metatensor
+from .metatensor import to_metatensor as to_metatensor
+from .reader import StackReader as StackReader
+from .regions import Region as Region
+from .report import draw_histogram as draw_histogram
+from .report import draw_orthogonal as draw_orthogonal
+from .stack import Finding as Finding
+from .stack import Outcome as Outcome
+from .stack import Policy as Policy
+from .stack import Stack as Stack
+from .stack import StackPlan as StackPlan
+from .stack import plan_stacks as plan_stacks
+from .stack import stack_series as stack_series
+from .volume import Volume as Volume
+from .volume import read_volume as read_volume
+
+__version__: str
