@@ -351,7 +351,8 @@ def _decode_frames(values: Values, kept: Mapping[str, str]) -> tuple[Frame, ...]
     elements = values.elements
     count = max(elements.frame_count, len(elements.groups))
     _check_claims(values, count)
-    frames, kinds = [], {}
+    frames = []
+    kinds: dict[Kind, Kind] = {}
     for number in range(count):
         own = values
         if number < len(elements.groups):

@@ -123,9 +123,15 @@ def _candidates(group: Group) -> Iterator[tuple[str, dict[Hashable, list[Numbere
             usable[name] = value
             yield name, parts
     yield "InstanceNumber", _by_runs(group.frames)
-    for (first, one), (second, other) in combinations(usable.items(), 2):
-        both = _by(group.frames, lambda frame, one=one, other=other: (one(frame), other(frame)))
-        yield f"{first}, {second}", both
+    for names in combinations(usable, 2):
+        one, other = (usable[name] for name in names)
+        yield ", ".join(names), _by(group.frames, _both(one, other))
+
+
+def _both(
+    one: Callable[[Frame], Hashable], other: Callable[[Frame], Hashable]
+) -> Callable[[Frame], Hashable]:
+    return lambda frame: (one(frame), other(frame))
 
 
 def _all_volumes(parts: Sequence[Sequence[NumberedFrame]], *, alike: bool, fewest: int) -> bool:
