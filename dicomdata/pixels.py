@@ -52,9 +52,9 @@ def read_stored(frame: Frame, rows: range | None = None) -> NDArray[np.integer[A
         return _unpacked(_read_deflated(frame, wanted), kind, high_bit=kind.high_bit)
     with _opened(frame) as file:
         encoded = _encapsulated_frame(file, frame)
-    decoded = _decode(encoded, frame)
+    decoded = _decode(encoded, frame)[wanted.start : wanted.stop]
     # Codecs deliver values that end at bit 0, wherever High Bit was.
-    return _unpacked(decoded[wanted.start : wanted.stop], kind, high_bit=kind.bits_stored - 1)
+    return _unpacked(decoded, kind, high_bit=kind.bits_stored - 1)
 
 
 @contextmanager
@@ -155,11 +155,20 @@ def _decode(encoded: bytes, frame: Frame) -> NDArray[np.integer[Any]]:
             f"{frame.path}: the pixels decode to shape {decoded.shape}, "
             f"the header says {(kind.rows, kind.columns)}"
         )
+    if decoded.dtype.itemsize * 8 > kind.bits_allocated:
+        raise PixelError(
+            f"{frame.path}: the pixels decode to {decoded.dtype}, "
+            f"Bits Allocated (0028,0100) is {kind.bits_allocated}"
+        )
     if decoded.dtype.kind == "i" and not kind.signed and decoded.min() < 0:
         raise PixelError(
             f"{frame.path}: the pixels decode to negative values, "
             f"Pixel Representation (0028,0103) says they are unsigned"
         )
+    if kind.lossy and (decoded.dtype.kind == "i") == kind.signed:
+        # Lossy streams overshoot: 4097 in 12 bits is white, and must not wrap around to black.
+        low = -(2 ** (kind.bits_stored - 1)) if kind.signed else 0
+        decoded = decoded.clip(low, low + 2**kind.bits_stored - 1)
     width = f"{'i' if kind.signed else 'u'}{kind.bits_allocated // 8}"
     return decoded.astype(width, copy=False)
 

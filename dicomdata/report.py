@@ -138,13 +138,15 @@ def draw_orthogonal(
             is no voxel `centre`; if the suffix is of no picture.
         FileError: if the picture cannot be written.
     """
-    low, high, told = _choose_window(volume, window)
+    low, high, shown = _choose_window(volume, window)
     shape = volume.voxels.shape
     middle = centre or (shape[0] // 2, shape[1] // 2, shape[2] // 2)
     if not all(0 <= k < length for k, length in zip(middle, shape, strict=True)):
         raise ConfigError(f"there is no voxel {middle} in a volume of shape {shape}")
     views = [_cut(volume, middle, *view) for view in _VIEWS]
-    figure = _lay_out(views, limits=(low, high), headline=_headline(volume), subline=told)
+    kinds = dict.fromkeys(finding.kind.replace("_", " ") for finding in volume.stack.findings)
+    subline = "  ·  ".join((shown, *kinds))
+    figure = _lay_out(views, limits=(low, high), headline=_headline(volume), subline=subline)
     _save(figure, path)
 
 
@@ -403,7 +405,9 @@ def _draw_counts(axes: Axes, volumes: Sequence[Volume], unit: str) -> None:
     axes.set_xlabel(_printable(unit), color=_INK, parse_math=False)
     axes.set_ylabel("voxels", color=_INK)
     several = f"{len(volumes)} volumes" if len(volumes) > 1 else "1 volume"
-    title = f"{several}, {total:,} voxels" + (f", {outside / total:.2%} outside" if outside else "")
+    title = f"{several}, {total:,} voxels" + (
+        f", {outside / total:.2%} beyond the axis" if outside else ""
+    )
     axes.set_title(title, color=_INK, size=11, loc="left", pad=34)
     for name, value in MARKS.items() if unit == "HU" else ():
         axes.axvline(value, color=_ACCENT, linewidth=0.9, linestyle=(0, (4, 3)))

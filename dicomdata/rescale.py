@@ -104,10 +104,11 @@ class Rescale:
                 f"outputs from {low} to {high} do not fit int16 "
                 f"({_INT16.min} to {_INT16.max}): read float32"
             )
-        wide = stored.astype(np.int64)
-        wide *= int(self.slope)
-        wide += int(self.intercept)
-        out[...] = wide
+        # Every output fits, so arithmetic that wraps around at 16 bits ends where it should.
+        np.copyto(out, stored, casting="unsafe")
+        if self.slope != 1:
+            out *= _wrapped(self.slope)
+        out += _wrapped(self.intercept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,11 @@ class Padding:
             return np.asarray(stored == low, np.bool_)
         inside = (stored >= max(low, limits.min)) & (stored <= min(high, limits.max))
         return np.asarray(inside, np.bool_)
+
+
+def _wrapped(number: float) -> np.int16:
+    """Give a whole number modulo 2**16, as int16 has it."""
+    return np.int16(as_signed(int(number), bits=16, signed=True))
 
 
 def as_signed(word: int, *, bits: int, signed: bool) -> int:

@@ -123,13 +123,11 @@ def _convert(
     if out.dtype == np.int16:
         if not (fill.is_integer() and _INT16.min <= fill <= _INT16.max):
             raise RescaleError(f"padding {fill} does not fit int16: read float32")
-        if padded.all():
-            out[...] = fill
-            return
         # Padding may be far beyond int16 where no measured value is.
-        stored = np.where(padded, stored[~padded].min(), stored)
+        measured = stored[~padded]
+        stored = np.where(padded, measured.min() if measured.size else 0, stored)
     rescale.into(stored, out)
-    out[padded] = fill
+    np.copyto(out, fill, where=padded, casting="unsafe")
 
 
 def _fill(kind: Kind, rescale: Rescale, unit: str, padding: float | str) -> float | None:

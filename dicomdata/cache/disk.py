@@ -12,14 +12,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dicomdata.cache.entry import (
+    CHUNK,
     METADATA,
     DamagedEntryError,
     flush_folder,
     read_entry,
     write_entry,
 )
-from dicomdata.cache.keys import cache_key, is_fresh, parse_bytes
 from dicomdata.cache.kept import keep
+from dicomdata.cache.keys import cache_key, is_fresh, parse_bytes
 from dicomdata.cache.locks import acquire
 from dicomdata.cache.process import ProcessState
 from dicomdata.errors import CacheError, DicomDataWarning
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from dicomdata.cache.contract import CacheStatistics, Read
     from dicomdata.stack import Stack
     from dicomdata.volume import Volume
+
+_SUFFIX = ".zarr"
+"""Ends the name of an entry, as zarr's own tools like it."""
 
 _ABANDONED_S = 24 * 3600.0
 """Age at which a half-written entry is litter where no lock can tell: no fill takes a day."""
@@ -90,7 +94,7 @@ class DiskCache:
         return os.path.join(self.folder, *names)
 
     def _entry(self, key: str) -> str:
-        return self._path("volumes", f"{key}.zarr")
+        return self._path("volumes", key + _SUFFIX)
 
     def _aside(self, key: str) -> str:
         """Name a folder for what is not an entry yet, or no longer."""
@@ -162,47 +166,46 @@ class DiskCache:
             os.rename(aside, entry)
         flush_folder(os.path.dirname(entry))
 
-    def _drop(self, key: str) -> None:
-        """Remove an entry; it vanishes in one step, and whoever has it open keeps it."""
+    def _drop(self, key: str) -> bool:
+        """Remove an entry, if no other process did; whoever has it open keeps it."""
         aside = self._aside(key)
-        with suppress(FileNotFoundError):
+        try:
             os.rename(self._entry(key), aside)
+        except FileNotFoundError:
+            return False
         shutil.rmtree(aside, ignore_errors=True)
+        return True
 
     def _make_room(self, needed: int) -> None:
         """Drop entries, least recently used first, until `needed` more bytes fit."""
         if self.max_bytes is None:
             return
-        entries = []
-        for name in os.listdir(self._path("volumes")):
-            # Another process may drop it meanwhile.
-            with suppress(FileNotFoundError):
-                folder = self._path("volumes", name)
-                size = sum(file.stat().st_size for file in os.scandir(folder))
-                used = os.stat(os.path.join(folder, METADATA)).st_mtime_ns
-                entries.append((used, size, name.removesuffix(".zarr")))
+        folder = self._path("volumes")
+        entries = sorted((*_use_and_size(folder, name), name) for name in os.listdir(folder))
         held = sum(size for _, size, _ in entries)
-        for _, size, key in sorted(entries):
+        for _, size, name in entries:
             if held + needed <= self.max_bytes:
                 break
-            self._drop(key)
+            self._state.count(evictions=self._drop(name.removesuffix(_SUFFIX)))
             held -= size
-            self._state.count(evictions=1)
 
     def _sweep(self, key: str, *, alone: bool) -> None:
         """Remove what processes left behind that died while they filled an entry."""
-        for name in os.listdir(self._path("partial")):
-            owner = name.partition("-")[0]
-            if owner == key:
-                dead = alone
-            else:
-                lock = acquire(self._path("locks", owner), patience_s=0)
-                dead = lock.held
+        partial = os.listdir(self._path("partial"))
+        owners = {name.partition("-")[0] for name in partial}
+        for owner in owners.union(os.listdir(self._path("locks"))) - {key}:
+            # The lock of a dead process is free; taking and releasing it removes its file.
+            lock = acquire(self._path("locks", owner), patience_s=0)
+            self._remove(partial, owner, dead=lock.held)
+            lock.release()
+        self._remove(partial, key, dead=alone)
+
+    def _remove(self, partial: list[str], owner: str, *, dead: bool) -> None:
+        """Remove half-written entries of a key, if nobody can still be writing them."""
+        for name in partial:
             folder = self._path("partial", name)
-            if dead or _age_s(folder) > _ABANDONED_S:
+            if name.startswith(f"{owner}-") and (dead or _age_s(folder) > _ABANDONED_S):
                 shutil.rmtree(folder, ignore_errors=True)
-            if owner != key:
-                lock.release()
 
     def _complain(self, error: OSError) -> None:
         """Say once in a process that nothing can be kept."""
@@ -215,6 +218,18 @@ class DiskCache:
                 DicomDataWarning,
                 stacklevel=4,
             )
+
+
+def _use_and_size(folder: str, name: str) -> tuple[int, int]:
+    """Tell when an entry was last used, in ns, and how many bytes it takes; 0 once it is gone."""
+    used = size = 0
+    for file in (METADATA, CHUNK):
+        # Another process may drop the entry meanwhile; what is half gone leaves first.
+        with suppress(OSError):
+            status = os.stat(os.path.join(folder, name, file))
+            size += status.st_size
+            used = status.st_mtime_ns if file == METADATA else used
+    return used, size
 
 
 def _age_s(path: str) -> float:

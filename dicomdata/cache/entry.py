@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -59,12 +60,11 @@ def write_entry(folder: str, key: str, kept: Kept, volume: Volume) -> None:
     with open(os.path.join(folder, METADATA), "wb") as file:
         file.write(json.dumps(_document(key, kept, volume), indent=1).encode())
         _flush(file)
+    _mark_used(folder)
     flush_folder(folder)
 
 
-def read_entry(
-    folder: str, key: str, stack: Stack, verified: set[tuple[str, int, int]]
-) -> Volume:
+def read_entry(folder: str, key: str, stack: Stack, verified: set[tuple[str, int, int]]) -> Volume:
     """Read an entry back, as the volume it was.
 
     Voxels that are kept as they are given become a copy-on-write map of the file: pages are read
@@ -96,9 +96,7 @@ def read_entry(
             voxels = np.empty(layout.shape, layout.dtype)
             _read_chunk(file, layout, voxels, verify=seen not in verified)
     verified.add(seen)
-    # What was not used for longest leaves first.
-    with suppress(OSError):
-        os.utime(os.path.join(folder, METADATA))
+    _mark_used(folder)
     return Volume(voxels, layout.unit, layout.valid, stack, layout.region)
 
 
@@ -109,6 +107,14 @@ def flush_folder(folder: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _mark_used(folder: str) -> None:
+    """Note the time: what was not used for longest leaves first. A read-only folder forgets."""
+    # By our clock: the kernel's own moves in steps of milliseconds, in which much can happen.
+    now = time.time_ns()
+    with suppress(OSError):
+        os.utime(os.path.join(folder, METADATA), ns=(now, now))
 
 
 def _flush(file: IO[bytes]) -> None:
@@ -208,7 +214,7 @@ def _read_chunk(
     """
     checksum = 0
     plane = np.empty(layout.shape[1:], layout.kept_dtype.newbyteorder("<"))
-    words = memoryview(plane).cast("B")
+    words = memoryview(plane.data).cast("B")
     for k in range(layout.shape[0]):
         _read_fully(file, words)
         if verify:

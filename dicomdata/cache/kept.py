@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dicomdata.errors import CacheError
-from dicomdata.regions import Region
 from dicomdata.volume import Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dicomdata.regions import Region
     from dicomdata.stack import Stack
 
 
@@ -67,6 +67,8 @@ def as_int16(voxels: NDArray[np.float32]) -> NDArray[np.int16] | None:
         for plane, small in zip(voxels, narrow, strict=True):
             small[...] = plane
             wide = small.astype(np.float32)
-            if not np.array_equal(wide.view(np.uint32), np.ascontiguousarray(plane).view(np.uint32)):
+            if not np.array_equal(
+                wide.view(np.uint32), np.ascontiguousarray(plane).view(np.uint32)
+            ):
                 return None
     return narrow

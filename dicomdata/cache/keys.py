@@ -52,13 +52,11 @@ def is_fresh(stack: Stack) -> bool:
 
 
 def parse_bytes(size: int | str | None) -> int | None:
-    """Give a size in bytes: a number, or text as in "64 GB" (10^9) or "64 GiB" (2^30); None is none.
+    """Give a size in bytes: a number, or text as in "64 GB" (10^9) or "64 GiB" (2^30).
 
     Raises:
         CacheError: if it is no size, or not positive.
     """
-    if size is None:
-        return None
     if isinstance(size, str):
         found = _SIZE.fullmatch(size)
         if not found:
@@ -66,7 +64,9 @@ def parse_bytes(size: int | str | None) -> int | None:
         number, letter, binary = found.groups()
         unit = (1024 if binary else 1000) ** _POWERS[letter.lower() or " "]
         size = int(float(number) * unit)
-    if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
+    if size is None:
+        return None
+    if type(size) is not int or size <= 0:
         raise CacheError(f"max_bytes={size!r}: expected a positive number of bytes, or '64 GB'")
     return size
 
@@ -83,7 +83,7 @@ def _function_of(read: Read) -> Any:
 def _name_of(read: Read) -> str:
     function = _function_of(read)
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "<none>")
-    # Two lambdas share a name, and so do functions of two scripts: one would get the other's voxels.
+    # Two lambdas share a name, and so do functions of two scripts: one got the other's voxels.
     if not module or module == "__main__" or "<" in name:
         raise CacheError(
             f"{function!r} cannot be told from another function by its name: "
@@ -106,7 +106,7 @@ def _settings_of(read: Read) -> dict[str, str]:
 
 def _text_of(name: str, value: Any) -> str:
     if name == "dtype" and value is not None:
-        return np.dtype(value).str
+        return str(np.dtype(value))
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     if isinstance(value, Region):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dicomdata.cache.keys import cache_key, is_fresh, parse_bytes
 from dicomdata.cache.kept import Kept, keep
+from dicomdata.cache.keys import cache_key, is_fresh, parse_bytes
 from dicomdata.cache.process import ProcessState
 
 if TYPE_CHECKING:

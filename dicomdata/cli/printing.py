@@ -114,6 +114,7 @@ def group_outcomes(
         parts = row.reason.split(": ")
         named = [part for part in parts if str(root) in part or part.startswith("series ")]
         reason = ": ".join(part for part in parts if part not in named)
+        reason = re.sub(r" \(\d+ frames\)$", "", reason)
         case = reason, os.path.relpath(row.path, root)
         groups.setdefault((row.outcome, re.sub(r"[\d.]+", "0", reason)), []).append(case)
     largest_first = sorted(groups.items(), key=lambda group: -len(group[1]))
