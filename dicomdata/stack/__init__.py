@@ -210,7 +210,7 @@ def _build_stack(series: Series, group: Group, policy: Policy, *, duplicates: in
     ordered = [frames[i] for i in grid.order]
     kind = ordered[0].kind
     return Stack(
-        id=stack_id(ordered, series.series_instance_uid, series.patient_id),
+        id=stack_id(ordered, series.series_instance_uid, series.patient_id, group.dimension),
         catalog=series.catalog,
         root=series.root,
         series_id=series.id,

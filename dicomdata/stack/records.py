@@ -141,16 +141,21 @@ class Stack:
         frames = self.frames[::-1]
         return replace(
             self,
-            id=stack_id(frames, self.series_instance_uid, self.patient_id),
+            id=stack_id(frames, self.series_instance_uid, self.patient_id, self.dimension),
             frame_ids=self.frame_ids[::-1],
             affine_columns=columns,
             fingerprint=stack_fingerprint(frames, self.padding),
         )
 
 
-def stack_id(frames: Sequence[Frame], series_instance_uid: str, patient_id: str) -> str:
+def stack_id(
+    frames: Sequence[Frame],
+    series_instance_uid: str,
+    patient_id: str,
+    dimension: tuple[str, str] = ("", ""),
+) -> str:
     """Name a stack by its series and what is in it, wherever its files lie and whenever written."""
-    digest = blake2b(patient_id.encode(), digest_size=4)
+    digest = blake2b(repr((patient_id, dimension)).encode(), digest_size=4)
     for frame in frames:
         digest.update(repr((frame.sop_instance_uid, frame.number, frame.position)).encode())
     return f"{series_instance_uid or 'series'}-{digest.hexdigest()}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dicomdata.errors import DicomDataError
+from dicomdata.errors import DicomDataError, GeometryError
 from dicomdata.geometry import UNIFORM
 from dicomdata.stack.grid import common_directions, plane_of, prove_grid, unit_normal
 from dicomdata.stack.grouping import Group, NumberedFrame, drop_duplicates, occurrences
@@ -32,11 +32,11 @@ _DIMENSIONS: dict[str, Callable[[Frame], Hashable]] = {
     "TemporalPositionIdentifier": lambda frame: frame.temporal_position,
     "AcquisitionNumber": lambda frame: frame.acquisition_number,
     "TriggerTime": lambda frame: frame.trigger_time,
-    "AcquisitionTime": lambda frame: frame.acquisition_time or None,
-    "ContentTime": lambda frame: frame.content_time or None,
+    "AcquisitionTime": lambda frame: frame.acquisition_time,
+    "ContentTime": lambda frame: frame.content_time,
     "DiffusionBValue": lambda frame: frame.kind.b_value,
     "EchoTime": lambda frame: frame.kind.echo_time,
-    "ImageType": lambda frame: frame.kind.image_type or None,
+    "ImageType": lambda frame: frame.kind.image_type,
 }
 """Elements that tell volumes of one series apart, in the order in which they are tried."""
 
@@ -68,7 +68,7 @@ def split_by_dimension(group: Group, problem: str) -> list[Group]:
         for name, parts in _candidates(group):
             if len(parts) > 1 and _all_volumes(list(parts.values()), alike=alike, fewest=fewest):
                 return [
-                    replace(group, frames=tuple(part), dimension=(name, str(value)))
+                    replace(group, frames=tuple(part), dimension=(name, _as_text(value)))
                     for value, part in parts.items()
                 ]
     return []
@@ -103,10 +103,19 @@ def split_by_frame_of_reference(group: Group) -> list[Group]:
     return [replace(group, findings=(*findings, Finding(kind, text, len(parts))))]
 
 
-def regular_spacing(frames: Sequence[NumberedFrame]) -> float | None:
-    """Give the spacing of frames that are one regular stack, mm; None if they are not."""
+def regular_spacing(
+    frames: Sequence[NumberedFrame], *, fewest: int = _FEWEST_SLICES
+) -> float | None:
+    """Give the spacing of frames that are one regular stack, mm; None if they are not.
+
+    Args:
+        frames: duplicates may be among them.
+        fewest: different positions without which nothing is said.
+    """
     try:
         kept, _ = drop_duplicates(frames)
+        if len(kept) < fewest:
+            return None
         members = [each.frame for each in kept]
         grid = prove_grid(members, [plane_of(frame) for frame in members])
     except DicomDataError:
@@ -119,13 +128,19 @@ def _candidates(group: Group) -> Iterator[tuple[str, dict[Hashable, list[Numbere
     usable: dict[str, Callable[[Frame], Hashable]] = {}
     for name, value in _DIMENSIONS.items():
         parts = _by(group.frames, value)
-        if len(parts) > 1 and None not in parts:
+        if len(parts) > 1:
             usable[name] = value
             yield name, parts
     yield "InstanceNumber", _by_runs(group.frames)
     for names in combinations(usable, 2):
         one, other = (usable[name] for name in names)
         yield ", ".join(names), _by(group.frames, _both(one, other))
+
+
+def _as_text(value: Hashable) -> str:
+    """Write the value of a dimension; an absent one is empty."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return ", ".join("" if part is None else str(part) for part in parts)
 
 
 def _both(
@@ -137,9 +152,10 @@ def _both(
 def _all_volumes(parts: Sequence[Sequence[NumberedFrame]], *, alike: bool, fewest: int) -> bool:
     """Whether every part is a regular stack, and all are of one size and spacing if `alike`."""
     sizes = [len(part) for part in parts]
-    if min(sizes) < (fewest if alike else _FEWEST_APART) or (alike and min(sizes) != max(sizes)):
+    fewest = fewest if alike else _FEWEST_APART
+    if min(sizes) < fewest or (alike and min(sizes) != max(sizes)):
         return False
-    spacings = [regular_spacing(part) for part in parts]
+    spacings = [regular_spacing(part, fewest=fewest) for part in parts]
     found = [spacing for spacing in spacings if spacing is not None]
     if len(found) < len(parts):
         return False
@@ -152,9 +168,14 @@ def _by_runs(frames: Sequence[NumberedFrame]) -> dict[Hashable, list[NumberedFra
     Only where the numbers run through one volume after the other, or through all frames of one
     position after the other; numbers in any other order say nothing.
     """
-    if any(each.frame.instance_number is None for each in frames):
+    numbers = {each.frame.instance_number for each in frames}
+    if None in numbers or len(numbers) < len(frames):
         return {}
-    at_positions = occurrences(frames)
+    try:
+        at_positions = occurrences(frames)
+    except GeometryError:
+        # Frames that lie side by side are no volumes in any order.
+        return {}
     if len({len(run) for run in at_positions}) != 1:
         return {}
     ordered = [sorted(run, key=_instance_number) for run in at_positions]
@@ -184,7 +205,13 @@ def _by(
     parts: dict[Any, list[NumberedFrame]] = defaultdict(list)
     for each in frames:
         parts[trait(each.frame)].append(each)
-    return dict(sorted(parts.items(), key=lambda item: (item[0] is not None, item[0])))
+    return dict(sorted(parts.items(), key=lambda item: _absent_first(item[0])))
+
+
+def _absent_first(value: Any) -> tuple[Any, ...]:
+    """Order values of which some, or some parts, are None."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return tuple((part is not None, part) if part is not None else (False, 0) for part in parts)
 
 
 def _lie_apart(parts: Sequence[Sequence[NumberedFrame]]) -> bool:

@@ -1,0 +1,250 @@
+"""Words to stored values: bits, signs, encodings, and streams that lie (PS3.5 8 and A)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import uid
+from pydicom.encaps import encapsulate, generate_frames
+
+import dicomdata as dd
+from dicomdata.pixels import read_stored
+from dicomdata.testing.phantoms import write_series
+from dicomdata.testing.strategies import LOSSLESS, NATIVE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+LOSSY = (
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+    uid.HTJ2K,
+)
+
+
+def write_one(folder: Path, words: NDArray[Any], **changes: Any) -> Path:
+    """Write one slice of the given words."""
+    return write_series(folder, stored=words[None], **changes)[0]
+
+
+def stored_values(path: Path, rows: range | None = None) -> NDArray[Any]:
+    (frame,) = dd.read_instance(path).frames
+    return read_stored(frame, rows)
+
+
+def smooth(dtype: str, *, bits: int) -> NDArray[Any]:
+    """A picture of 16 x 16 that codecs like, with both ends of what `bits` can hold."""
+    low = -(2 ** (bits - 1)) if dtype.startswith("i") else 0
+    picture = np.arange(256).reshape(16, 16) * (2**bits - 1) // 255
+    words: NDArray[Any] = (low + picture).astype(dtype)
+    return words
+
+
+# --- bits -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "expected"),
+    [
+        pytest.param(
+            [0xF3E8], {"bits_stored": 12}, [1000], id="R11 garbage above the bits stored"
+        ),
+        pytest.param(
+            [0x0FFF, 0x0800, 0x07FF, 0xF001],
+            {"bits_stored": 12, "signed": True},
+            [-1, -2048, 2047, 1],
+            id="R12 signed 12 bits",
+        ),
+        pytest.param(
+            [0x3E80, 0x3E8F], {"bits_stored": 12, "high_bit": 15}, [1000, 1000],
+            id="R13 high bit 15",
+        ),
+        pytest.param(
+            [0x8000, 0x7FF0], {"bits_stored": 12, "high_bit": 15, "signed": True}, [-2048, 2047],
+            id="signed at high bit 15",
+        ),
+        pytest.param([0x13E8], {"bits_stored": 12}, [1000], id="R14 an overlay in bit 12"),
+        pytest.param([63536], {"signed": True}, [-2000], id="P1 signed 16 bits"),
+        pytest.param([0xFF], {"bits_stored": 1}, [1], id="one bit of a word"),
+    ],
+)  # fmt: skip
+def test_stored_values_are_the_bits_stored_and_their_sign(
+    words: list[int], options: dict[str, Any], expected: list[int], tmp_path: Path
+) -> None:
+    path = write_one(tmp_path, np.array([words], "u2"), **options)
+
+    stored = stored_values(path)
+
+    assert stored.tolist() == [expected]
+
+
+@pytest.mark.parametrize("syntax", NATIVE)
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4"])
+def test_every_native_width_in_every_byte_order(dtype: str, syntax: str, tmp_path: Path) -> None:
+    ends = np.iinfo(dtype)
+    words = np.array([[ends.min, 0, 1], [2, 100, ends.max]], dtype)
+    path = write_one(tmp_path, words, transfer_syntax_uid=syntax)
+
+    stored = stored_values(path)
+
+    np.testing.assert_array_equal(stored, words)
+    assert stored.dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, *LOSSLESS])
+def test_a_band_of_rows_is_a_part_of_the_whole(syntax: str, tmp_path: Path) -> None:
+    words = smooth("u2", bits=12)
+    path = write_one(tmp_path, words, bits_stored=12, transfer_syntax_uid=syntax)
+
+    stored = stored_values(path, range(3, 9))
+
+    np.testing.assert_array_equal(stored, words[3:9])
+
+
+def test_a_frame_of_odd_length_is_read_without_its_padding_byte(tmp_path: Path) -> None:
+    words = np.arange(15, dtype="u1").reshape(3, 5)
+
+    assert stored_values(write_one(tmp_path, words)).tolist() == words.tolist()
+
+
+# --- codecs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [("u1", 8), ("u2", 12), ("u2", 16), ("i2", 12), ("i2", 16)]
+)
+def test_a_lossless_codec_gives_every_bit_back(
+    dtype: str, bits: int, syntax: str, tmp_path: Path
+) -> None:
+    words = smooth(dtype, bits=bits)
+    path = write_one(tmp_path, words, bits_stored=bits, transfer_syntax_uid=syntax)
+
+    stored = stored_values(path)
+
+    np.testing.assert_array_equal(stored, words)
+    assert stored.dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize("syntax", LOSSY)
+def test_a_lossy_codec_stays_near_and_is_known_as_lossy(syntax: str, tmp_path: Path) -> None:
+    bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
+    words = smooth("u1" if bits == 8 else "u2", bits=bits)
+    path = write_one(tmp_path, words, bits_stored=bits, transfer_syntax_uid=syntax)
+
+    stored = stored_values(path)
+
+    off = np.abs(stored.astype(int) - words.astype(int)).max()
+    assert off <= 2**bits // 16
+    assert dd.read_instance(path).frames[0].kind.lossy
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_a_frame_in_several_fragments_is_put_together(syntax: str, tmp_path: Path) -> None:
+    words = smooth("u2", bits=12)
+    path = write_one(tmp_path, words, bits_stored=12, transfer_syntax_uid=syntax)
+    header = pydicom.dcmread(path)
+    (frame,) = generate_frames(header.PixelData, number_of_frames=1)
+    header.PixelData = encapsulate([frame], fragments_per_frame=3, has_bot=False)
+    header.save_as(path)
+
+    stored = stored_values(path)
+
+    np.testing.assert_array_equal(stored, words)
+
+
+def test_an_unknown_encoding_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = write_one(tmp_path, smooth("u2", bits=12), transfer_syntax_uid=uid.RLELossless)
+    header = pydicom.dcmread(path)
+    header.file_meta.TransferSyntaxUID = uid.MPEG2MPML
+    header.save_as(path, enforce_file_format=False)
+
+    with pytest.raises(dd.PixelError, match=r"1\.2\.840\.10008\.1\.2\.4\.100") as caught:
+        stored_values(path)
+
+    assert str(path) in str(caught.value)
+
+
+# --- streams that lie -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", [*LOSSLESS, *LOSSY])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9])
+def test_a_stream_cut_short_never_decodes(kept: float, syntax: str, tmp_path: Path) -> None:
+    bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
+    words = smooth("u1" if bits == 8 else "u2", bits=bits)
+    path = write_one(tmp_path, words, bits_stored=bits, transfer_syntax_uid=syntax)
+    header = pydicom.dcmread(path)
+    (frame,) = generate_frames(header.PixelData, number_of_frames=1)
+    header.PixelData = encapsulate([frame[: int(len(frame) * kept) // 2 * 2]])
+    header.save_as(path)
+
+    with pytest.raises(dd.PixelError) as caught:
+        stored_values(path)
+
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_a_stream_of_another_size_than_the_header_says_is_refused(
+    syntax: str, tmp_path: Path
+) -> None:
+    words = smooth("u2", bits=12)
+    path = write_one(tmp_path, words, bits_stored=12, transfer_syntax_uid=syntax)
+    header = pydicom.dcmread(path)
+    header.Rows = 8
+    header.save_as(path)
+
+    with pytest.raises(dd.PixelError, match=r"16|128|256") as caught:
+        stored_values(path)
+
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.HTJ2KLossless])
+def test_a_stream_of_more_bits_than_the_header_says_is_refused(syntax: str, tmp_path: Path) -> None:
+    words = smooth("u2", bits=16)
+    path = write_one(tmp_path, words, transfer_syntax_uid=syntax)
+    header = pydicom.dcmread(path)
+    header.BitsAllocated, header.BitsStored, header.HighBit = 8, 8, 7
+    header.save_as(path)
+
+    with pytest.raises(dd.PixelError) as caught:
+        stored_values(path)
+
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_noise_in_place_of_a_stream_is_refused(syntax: str, tmp_path: Path) -> None:
+    words = smooth("u2", bits=12)
+    path = write_one(tmp_path, words, bits_stored=12, transfer_syntax_uid=syntax)
+    header = pydicom.dcmread(path)
+    noise = np.random.default_rng(0).bytes(510) + b"\xff\xd9"
+    header.PixelData = encapsulate([noise])
+    header.save_as(path)
+
+    with pytest.raises(dd.PixelError) as caught:
+        stored_values(path)
+
+    assert str(path) in str(caught.value)
+
+
+def test_words_fewer_than_rows_times_columns_are_refused(tmp_path: Path) -> None:
+    path = write_one(tmp_path, smooth("u2", bits=12))
+    header = pydicom.dcmread(path)
+    header.Columns = 17
+    header.save_as(path)
+
+    with pytest.raises(dd.PixelError, match="512 bytes, expected 544") as caught:
+        stored_values(path)
+
+    assert str(path) in str(caught.value)
+    assert "(7FE0,0010)" in str(caught.value)

@@ -1,0 +1,162 @@
+"""Stored values to output units, and padding (PS3.3 C.11.1, C.7.5.1.1.2): arithmetic only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from dicomdata.errors import RescaleError
+from dicomdata.rescale import Padding, Rescale, as_signed
+
+SLOPES = st.sampled_from([1.0, 2.0, -1.0, 0.5, 0.1, 7.56104e-09, 1.00000001, 53.0])
+INTERCEPTS = st.sampled_from([0.0, -1024.0, -1024.5, 1e6, -0.1])
+STORED_TYPES = st.sampled_from(["u1", "i1", "u2", "i2", "u4", "i4"])
+
+
+def outputs(rescale: Rescale, stored: Any, dtype: str = "f4") -> np.ndarray[Any, Any]:
+    words = np.asarray(stored)
+    out = np.full(words.shape, 77, dtype)
+    rescale.into(words, out)
+    return out
+
+
+def words(dtype: str) -> st.SearchStrategy[np.ndarray[Any, Any]]:
+    return arrays(np.dtype(dtype), st.integers(1, 8))
+
+
+# --- float32 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "stored", "expected"),
+    [
+        pytest.param(0.5, 0.0, 9, 4.5, id="R1 half"),
+        pytest.param(7.56104e-09, 0.0, 32767, 2.477526e-04, id="R3 tiny slope of a PET"),
+        pytest.param(1.0, -1024.5, 100, -924.5, id="R4 fractional intercept"),
+        pytest.param(1.0, -1024.0, 65535, 64511, id="R9 beyond int16"),
+        pytest.param(1.00000001, -1024.0, 65535, 64511, id="R21 slope of nine digits"),
+        pytest.param(-1.0, 0.0, 100, -100, id="falling"),
+    ],
+)
+def test_an_output_is_slope_times_stored_plus_intercept(
+    slope: float, intercept: float, stored: int, expected: float
+) -> None:
+    rescale = Rescale(slope, intercept)
+
+    output = outputs(rescale, np.array([stored], "u2"))
+
+    assert output[0] == pytest.approx(expected, rel=1e-5)
+    assert output.dtype == np.float32
+
+
+@given(data=st.data(), slope=SLOPES, intercept=INTERCEPTS, dtype=STORED_TYPES)
+def test_float32_is_the_exact_output_rounded_once(
+    data: st.DataObject, slope: float, intercept: float, dtype: str
+) -> None:
+    stored = data.draw(words(dtype))
+
+    output = outputs(Rescale(slope, intercept), stored)
+
+    exact = np.array([word * slope + intercept for word in stored.tolist()])
+    assert output.tobytes() == exact.astype(np.float32).tobytes()
+
+
+# --- int16 ----------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), slope=SLOPES, intercept=INTERCEPTS, dtype=STORED_TYPES)
+def test_int16_is_the_exact_output_or_an_error(
+    data: st.DataObject, slope: float, intercept: float, dtype: str
+) -> None:
+    stored = data.draw(words(dtype))
+    rescale = Rescale(slope, intercept)
+    exact = [word * slope + intercept for word in stored.tolist()]
+    fits = all(-(2**15) <= value < 2**15 for value in exact)
+
+    if rescale.whole and fits:
+        assert outputs(rescale, stored, "i2").tolist() == exact
+    else:
+        with pytest.raises(RescaleError, match="int16"):
+            outputs(rescale, stored, "i2")
+
+
+def test_a_signed_ct_of_16_bits_is_not_proven_to_fit_and_yet_fits() -> None:
+    rescale = Rescale(1.0, -1024.0)
+
+    proven = rescale.proves_int16(bits_stored=16, signed=True)
+
+    assert not proven
+    assert outputs(rescale, np.array([-2000, 0, 1024], "i2"), "i2").tolist() == [-3024, -1024, 0]
+
+
+@given(
+    slope=SLOPES, intercept=INTERCEPTS, bits_stored=st.integers(1, 16), signed=st.booleans(),
+)  # fmt: skip
+def test_what_is_proven_to_fit_fits(
+    slope: float, intercept: float, bits_stored: int, signed: bool
+) -> None:
+    rescale = Rescale(slope, intercept)
+    low = -(2 ** (bits_stored - 1)) if signed else 0
+    ends = np.array([low, low + 2**bits_stored - 1], np.int32)
+
+    proven = rescale.proves_int16(bits_stored=bits_stored, signed=signed)
+
+    assert tuple(sorted(ends * slope + intercept)) == rescale.ends(
+        bits_stored=bits_stored, signed=signed
+    )
+    if proven:
+        assert outputs(rescale, ends, "i2").tolist() == (ends * slope + intercept).tolist()
+
+
+def test_an_output_one_too_large_is_told_with_its_value() -> None:
+    with pytest.raises(RescaleError, match="from 0 to 32768 do not fit"):
+        outputs(Rescale(1.0, 0.0), np.array([0, 32768], "u2"), "i2")
+
+
+# --- padding --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "bits", "signed", "meaning"),
+    [(63536, 16, True, -2000), (63536, 16, False, 63536), (0x0FFF, 12, True, -1),
+     (0x07FF, 12, True, 2047), (0x8000, 16, True, -32768), (0, 16, True, 0)],
+)  # fmt: skip
+def test_a_word_is_read_with_the_signedness_of_the_pixels(
+    word: int, bits: int, signed: bool, meaning: int
+) -> None:
+    assert as_signed(word, bits=bits, signed=signed) == meaning
+
+
+def test_padding_is_one_stored_value() -> None:
+    mask = Padding(-2000, -2000).mask(np.array([-2001, -2000, -1999, 0], "i2"))
+
+    assert mask.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("ends", [(-2000, -1500), (-1500, -2000)])
+def test_padding_is_a_range_with_both_ends_either_way_around(ends: tuple[int, int]) -> None:
+    stored = np.array([-2001, -2000, -1700, -1500, -1499], "i2")
+
+    assert Padding(*ends).mask(stored).tolist() == [False, True, True, True, False]
+
+
+def test_padding_that_no_pixel_can_hold_masks_nothing() -> None:
+    stored = np.array([0, 255], "u1")
+
+    assert not Padding(-2000, -2000).mask(stored).any()
+    assert not Padding(300, 400).mask(stored).any()
+    assert Padding(-2000, 0).mask(stored).tolist() == [True, False]
+
+
+@given(data=st.data(), low=st.integers(-70000, 70000), width=st.integers(0, 70000))
+def test_a_mask_is_what_its_range_says(data: st.DataObject, low: int, width: int) -> None:
+    stored = data.draw(STORED_TYPES.flatmap(words))
+
+    mask = Padding(low + width, low).mask(stored)
+
+    assert mask.tolist() == [low <= word <= low + width for word in stored.tolist()]
