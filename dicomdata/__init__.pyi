@@ -1,5 +1,6 @@
 """The public names and their homes: the one list that type checkers and `dicomdata` itself read."""
 
+from .cache import CacheStatistics as CacheStatistics
 from .cache import DiskCache as DiskCache
 from .cache import MemoryCache as MemoryCache
 from .cache import NoCache as NoCache
@@ -30,8 +31,11 @@ from .header import Kind as Kind
 from .header import read_header as read_header
 from .header import read_instance as read_instance
 from .loader import collate as collate
+from .metatensor import PlacedVoxels as PlacedVoxels
 from .metatensor import from_metatensor as from_metatensor
 from .metatensor import to_metatensor as to_metatensor
+from .pipeline import Pipeline as Pipeline
+from .pipeline import batches as batches
 from .reader import StackReader as StackReader
 from .regions import Region as Region
 from .report import draw_histogram as draw_histogram

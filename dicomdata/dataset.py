@@ -18,7 +18,6 @@ from dicomdata.catalog.schema import SERIES_COLUMNS
 from dicomdata.catalog.selection import where
 from dicomdata.errors import DicomDataWarning
 from dicomdata.metatensor import to_metatensor
-from dicomdata.reader import damaged_files
 from dicomdata.stack import plan_stacks
 from dicomdata.volume import read_volume
 
@@ -135,7 +134,7 @@ class VolumeDataset(Dataset[Any]):
             dtype: float32, or int16 where every voxel is whole and fits.
         """
         dataset = cls(plan.stacks, transform, cache, dtype=dtype)
-        damaged = damaged_files(plan.catalog)
+        damaged = plan.catalog.damaged
         dataset.rejected = (*plan.rejected, *damaged)
         refused = sum(bool(series.rejected) for series in plan.planned)
         if not plan.stacks or dataset.rejected:

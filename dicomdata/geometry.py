@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,11 +48,11 @@ UNIFORM = 0.02
 UNEVEN = 0.10
 """Residual that is still a lattice, as a share of the spacing; beyond it the spacing varies."""
 
-_QUANTUM_SHARE = 0.75
-"""Residual that rounding explains, in decimal quanta: half of one, and what the fit adds."""
+_HALF_QUANTUM = 0.5
+"""Furthest that rounding moves a number, in decimal quanta."""
 
-_QUANTUM_LIMIT = 1 / 3
-"""Residual never put down to rounding, as a share of the spacing: such digits prove no lattice."""
+_EXACTLY = 1e-6
+"""Difference from `_HALF_QUANTUM`, as a share, that is arithmetic's own rounding."""
 
 _UNIT_TOLERANCE = 1e-2
 """Largest error in the length of a direction; its direction still counts when digits are few."""
@@ -187,6 +188,9 @@ class Lattice:
     residual: float
     """Largest distance of a depth from its place, mm."""
 
+    half_width: float
+    """Largest distance from the line that makes it smallest, mm: what rounding must explain."""
+
     @property
     def missing(self) -> tuple[int, ...]:
         """Numbers that no depth has: missing slices."""
@@ -198,10 +202,13 @@ class Lattice:
         Args:
             quantum: the decimal step in which the depths were written, mm.
         """
-        rounding = min(_QUANTUM_SHARE * quantum, _QUANTUM_LIMIT * self.spacing)
-        if self.residual <= max(UNIFORM * self.spacing, rounding):
+        near = self.residual <= UNEVEN * self.spacing
+        # Where depths are as far off as rounding could ever move them, and far for the spacing
+        # too, more than one lattice explains them: 0, 2, 6 mm may be 0, 3, 6 or 0, 2, 4, 6.
+        share = _HALF_QUANTUM * (1 + _EXACTLY if near else 1 - _EXACTLY)
+        if self.residual <= UNIFORM * self.spacing or self.half_width <= share * quantum:
             return "uniform"
-        return "uneven" if self.residual <= UNEVEN * self.spacing else "variable"
+        return "uneven" if near else "variable"
 
 
 def fit_lattice(depths: Sequence[float]) -> Lattice:
@@ -220,9 +227,13 @@ def fit_lattice(depths: Sequence[float]) -> Lattice:
     # error of the median. Distinct depths never share a number.
     steps = np.maximum(np.rint(gaps / np.median(gaps)), 1).astype(np.int64)
     numbers = np.concatenate(([0], np.cumsum(steps)))
-    spacing, origin = _straight_line(numbers, np.asarray(depths, np.float64))
-    residual = np.abs(origin + spacing * numbers - depths).max()
-    return Lattice(float(origin), float(spacing), tuple(numbers.tolist()), float(residual))
+    places = np.asarray(depths, np.float64)
+    spacing, origin = _straight_line(numbers, places)
+    residual = float(np.abs(origin + spacing * numbers - places).max())
+    # The narrower question is asked only where the answer could matter.
+    narrow = residual <= UNIFORM * spacing
+    half_width = residual if narrow else _half_width(numbers, places)
+    return Lattice(float(origin), float(spacing), tuple(numbers.tolist()), residual, half_width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +310,33 @@ def lps_to_ras(affine_lps: NDArray[np.float64]) -> NDArray[np.float64]:
     affine_ras: NDArray[np.float64] = LPS_TO_RAS @ affine_lps + 0.0
     affine_ras.flags.writeable = False
     return affine_ras
+
+
+def _half_width(numbers: NDArray[np.int64], values: NDArray[np.float64]) -> float:
+    """Half the height of the lowest strip between two parallel lines that holds all points.
+
+    One of the lines lies along an edge of the points' convex hull.
+    """
+    points = list(zip(numbers.tolist(), values.tolist(), strict=True))
+    widths = []
+    for side in (1, -1):
+        hull: list[tuple[int, float]] = []
+        for x, y in points:
+            while (
+                len(hull) > 1
+                and side
+                * (
+                    (hull[-1][0] - hull[-2][0]) * (y - hull[-2][1])
+                    - (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0])
+                )
+                <= 0
+            ):
+                hull.pop()
+            hull.append((x, y))
+        for (x, y), (further, up) in pairwise(hull):
+            line = y + (up - y) / (further - x) * (numbers - x)
+            widths.append(float(np.ptp(values - line)))
+    return min(widths) / 2
 
 
 def _straight_line(

@@ -25,27 +25,16 @@ from monai.utils.enums import MetaKeys
 from monai.utils.misc import ensure_tuple
 
 from dicomdata.catalog import Catalog, open_catalog, scan
-from dicomdata.errors import (
-    ConfigError,
-    GeometryError,
-    NotDicomError,
-    OtherObjectError,
-    StaleError,
-)
+from dicomdata.errors import ConfigError, GeometryError, StaleError
 from dicomdata.metatensor import describe
 from dicomdata.stack import Policy, Stack, plan_stacks
-from dicomdata.stack.records import TOKEN_SUFFIX
+from dicomdata.stack.records import NO_UID, TOKEN_SUFFIX, series_prefix
 from dicomdata.volume import Volume, read_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import DTypeLike, NDArray
-
-    from dicomdata.errors import Rejection
-
-_NO_UID = "series"
-"""Stands in the id of a stack for a Series Instance UID that was stripped."""
 
 _SAME_PLACE_MM = 1e-3
 """Affines that differ by less place voxels alike."""
@@ -172,7 +161,7 @@ class StackReader(ImageReader):
         with tempfile.TemporaryDirectory(prefix="dicomdata-") as scratch:
             catalog = scan(folder, catalog=os.path.join(scratch, "catalog"), progress=False)
             plan = plan_stacks(catalog, self.policy)
-            refused = [*plan.rejected, *damaged_files(catalog)]
+            refused = [*plan.rejected, *catalog.damaged]
             if len(plan.stacks) != 1 or refused:
                 because = f", as in: {refused[0]}" if refused else ""
                 raise GeometryError(
@@ -180,15 +169,6 @@ class StackReader(ImageReader):
                     f"and {len(refused)} rejected{because}"
                 )
             return read_volume(plan.stacks[0], dtype=self.dtype)
-
-
-def damaged_files(catalog: Catalog) -> list[Rejection]:
-    """Give what a scan could not read; text files and DICOM objects without frames are none."""
-    return [
-        rejection
-        for rejection in catalog.rejected
-        if not isinstance(rejection.error, NotDicomError | OtherObjectError)
-    ]
 
 
 @lru_cache(maxsize=256)
@@ -204,8 +184,12 @@ def _find_stack(
         DicomDataError: why the series was rejected; `StaleError` if the stack is not in it.
     """
     wanted = os.path.basename(name).removesuffix(TOKEN_SUFFIX)
-    series, _, _ = wanted.rpartition("-")
-    chosen = open_catalog(catalog).select(series_instance_uid=None if series == _NO_UID else series)
+    prefix, _, _ = wanted.rpartition("-")
+    chosen = open_catalog(catalog)
+    if prefix == NO_UID:
+        chosen = chosen.select(lambda each: series_prefix(each.series_instance_uid) == NO_UID)
+    else:
+        chosen = chosen.select(series_instance_uid=prefix)
     plan = plan_stacks(chosen, policy)
     for stack in plan.stacks:
         for each in (stack, stack.reversed()):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 import dicomdata as dd
-from dicomdata.cli.printing import count, group_outcomes, plain, print_table, size, spacing
+from dicomdata.cli.printing import count, group_outcomes, plain, print_table, shape, size, spacing
 from dicomdata.config import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -43,10 +43,13 @@ _LONGEST_REASON = 88
 _HU_ENDS = -1000.0, 1000.0
 """HU that become 0 and 1 for the network."""
 
-_BOUNDARIES = {"HU": (-950.0, -500.0, 200.0)}
-"""Values that divide the classes the network learns to tell apart, by unit."""
+_HU_BOUNDARIES = -500.0, -30.0, 200.0
+"""HU that divide air and lung, fat, soft tissue, and bone."""
 
-_CLASSES = "air, lung, soft tissue and bone"
+_BRIGHTNESS_BOUNDARIES = 0.25, 0.5, 0.75
+"""For other units: shares of the way from the 1st to the 99th percentile."""
+
+_CLASSES = 4
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -65,11 +68,11 @@ class TrainingSettings(Settings):
 
     min_slices: Count = 16
     stacks: Count = 8
-    patch: tuple[Count, Count, Count] = (96, 96, 32)
-    batch_size: Count = 2
+    patch: tuple[Count, Count, Count] = (64, 64, 32)
+    batch_size: Count = 4
     workers: Annotated[int, Field(ge=0)] = 2
-    steps: Count = 40
-    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    steps: Count = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
     seed: int = 0
 
 
@@ -114,13 +117,16 @@ def run(settings: DemoSettings, folder: Path, data: Path | None) -> None:
     if data is None:
         write_archive(settings.phantom, archive)
     plan = scan_and_plan(archive, folder)
-    draw(choose_pictures(plan.stacks, settings.pictures), folder)
+    numbered = largest_first(plan)
+    draw(choose_pictures(numbered, settings.pictures), folder)
     train(plan.stacks, settings.training, folder)
     heading(f"Done in {time.monotonic() - started:.0f} s")
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             say(f"{shown(path)}  {size(path.stat().st_size)}")
-    say(f"next: .venv/bin/dicomdata show {shown(folder / 'demo.catalog')}/1 -o first.png")
+    if numbered:
+        largest = f"{shown(folder / 'demo.catalog')}/{numbered[0][0]}"
+        say(f"next: .venv/bin/dicomdata show {largest} --window bone -o bone.png")
 
 
 def write_archive(settings: PhantomSettings, archive: Path) -> None:
@@ -162,16 +168,17 @@ def scan_and_plan(archive: Path, folder: Path) -> dd.StackPlan:
     catalog = dd.scan(archive, catalog=folder / "demo.catalog")
     plan = dd.plan_stacks(catalog)
     files = len({row.path for row in plan.outcomes})
-    say(f"{count(files, 'file')} in {time.monotonic() - started:.1f} s", shown(catalog.path))
+    seconds = time.monotonic() - started
+    say(f"{count(files, 'file')} in {seconds:.1f} s; what they hold is in {shown(catalog.path)}")
 
     heading(count(len(catalog.series), "series"))
     show_table(
-        ("modality", "frames", "rows x columns", "spacing mm", "manufacturer"),
+        ("modality", "frames", "rows x cols", "spacing mm", "manufacturer"),
         [
             (
                 series.modality or "?",
                 series.slices,
-                f"{series.rows} x {series.columns}",
+                shape((series.rows, series.columns)),
                 spacing((series.slice_spacing, series.row_spacing, series.column_spacing)),
                 series.manufacturer or "-",
             )
@@ -179,19 +186,18 @@ def scan_and_plan(archive: Path, folder: Path) -> dd.StackPlan:
         ],
     )
     heading(f"{count(len(plan.stacks), 'stack')}: frames proven to lie on one grid")
-    numbered = sorted(enumerate(plan.stacks, start=1), key=lambda pair: -voxels(pair[1]))
     show_table(
-        ("#", "modality", "slices x rows x columns", "spacing mm", "unit", "findings"),
+        ("#", "modality", "shape", "spacing mm", "unit", "findings"),
         [
             (
                 number,
                 stack.modality or "?",
-                " x ".join(map(str, stack.shape)),
+                shape(stack.shape),
                 spacing(stack.spacing),
                 stack.unit,
                 ", ".join(dict.fromkeys(finding.kind for finding in stack.findings)) or "-",
             )
-            for number, stack in numbered
+            for number, stack in largest_first(plan)
         ],
     )
     heading("What became of every frame")
@@ -209,36 +215,47 @@ def scan_and_plan(archive: Path, folder: Path) -> dd.StackPlan:
     return plan
 
 
-def draw(stacks: Sequence[dd.Stack], folder: Path) -> None:
+def draw(numbered: Sequence[tuple[int, dd.Stack]], folder: Path) -> None:
     """Leave pictures of a few stacks, and the histogram of their values."""
     heading("Pictures")
-    for old in folder.glob("*.png"):
+    for old in folder.glob("stack-*.png"):
         old.unlink()
-    volumes = []
-    for number, stack in enumerate(stacks, start=1):
-        path = folder / f"stack-{number}.png"
+    in_hu: list[dd.Volume] = []
+    for k, (number, stack) in enumerate(numbered, start=1):
         try:
             volume = dd.read_volume(stack)
         except dd.DicomDataError as error:
             say(f"left out: {plain(str(error))}")
             continue
+        path = folder / f"stack-{k}.png"
         dd.draw_orthogonal(volume, path)
-        volumes.append(volume)
-        say(f"{shown(path)}: {describe(stack)}")
-    in_hu = [volume for volume in volumes if volume.unit == "HU"]
+        say(f"{shown(path)}: #{number}, {describe(stack)}")
+        if volume.unit == "HU":
+            in_hu.append(volume)
     if in_hu:
         dd.draw_orthogonal(in_hu[0], folder / "lung-window.png", window="lung")
+        say(
+            f"{shown(folder / 'lung-window.png')}: the first of them for the eyes of a chest reader"
+        )
         dd.draw_histogram(in_hu, folder / "histogram.png")
-        say(f"{shown(folder / 'histogram.png')}: HU of {count(len(in_hu), 'volume')}")
+        say(f"{shown(folder / 'histogram.png')}: how often each HU occurs in them")
 
 
-def choose_pictures(stacks: Sequence[dd.Stack], most: int) -> list[dd.Stack]:
-    """Choose the largest stack of each modality first, then the largest others."""
-    by_size = sorted(stacks, key=lambda stack: -voxels(stack))
-    first = list({stack.modality: stack for stack in reversed(by_size)}.values())
-    others = [stack for stack in by_size if stack not in first]
-    chosen = [*sorted(first, key=lambda stack: -voxels(stack)), *others][:most]
-    return sorted(chosen, key=lambda stack: -voxels(stack))
+def largest_first(plan: dd.StackPlan) -> list[tuple[int, dd.Stack]]:
+    """Give the stacks with their numbers in the list of `dicomdata stacks`."""
+    return sorted(enumerate(plan.stacks, start=1), key=lambda pair: -voxels(pair[1]))
+
+
+def choose_pictures(
+    numbered: Sequence[tuple[int, dd.Stack]], most: int
+) -> list[tuple[int, dd.Stack]]:
+    """Choose the largest stack of each modality, then the largest others; the largest first."""
+    seen: set[str] = set()
+    ranks = []
+    for place, (_, stack) in enumerate(numbered):
+        ranks.append((stack.modality in seen, place))
+        seen.add(stack.modality)
+    return [numbered[place] for place in sorted(place for _, place in sorted(ranks)[:most])]
 
 
 @dataclass(frozen=True)
@@ -251,7 +268,7 @@ class ToClasses:
         """Give the number of boundaries at or below each value."""
         import torch
 
-        return torch.bucketize(values, torch.tensor(self.boundaries), right=True)
+        return torch.bucketize(values.contiguous(), torch.tensor(self.boundaries), right=True)
 
 
 def train(stacks: Sequence[dd.Stack], settings: TrainingSettings, folder: Path) -> None:
@@ -262,38 +279,50 @@ def train(stacks: Sequence[dd.Stack], settings: TrainingSettings, folder: Path) 
         say(f"no CT or MR of {settings.min_slices} slices or more: nothing to train on")
         return
     learning, testing = split_by_patient(chosen)
-    import torch
     from monai.networks.nets import UNet
     from monai.utils import set_determinism
 
     set_determinism(settings.seed)
+    unit = chosen[0].unit
+    say(f"a UNet learns to tell {task_of(unit)} apart, on {count(len(learning), 'volume')}")
     cache = dd.DiskCache(folder / "cache", max_bytes="4 GB")
+    # How bright a voxel is, is what there is to learn: no normalization, for which the blocks of
+    # the UNet take None, though its own annotation does not say so.
+    norm: Any = None
+    network = UNet(3, 1, _CLASSES, channels=(8, 16, 32), strides=(2, 2), norm=norm)
     batches = make_loader(learning, settings, cache, steps=settings.steps)
-    classes = len(scale_of(chosen[0].unit)[1]) + 1
-    network = UNet(3, 1, classes, channels=(8, 16, 32), strides=(2, 2), num_res_units=1)
+    losses = fit(network, batches, settings)
+    testing_batches = make_loader(testing, settings, cache, steps=max(1, settings.steps // 10))
+    right = accuracy(network, testing_batches)
+    whose = "of a patient it has not seen" if testing is not learning else "of other patches"
+    say(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}; {right:.1%} of the voxels {whose} are right")
+
+
+def fit(
+    network: torch.nn.Module, batches: DataLoader[Any], settings: TrainingSettings
+) -> list[float]:
+    """Take one step for each batch, and say how it goes; give the mean loss of each stretch."""
+    import torch
+
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    say(
-        f"{count(len(learning), 'volume')} in {chosen[0].unit}", f"learn: {task_of(chosen[0].unit)}"
-    )
+    stretch = max(1, settings.steps // 8)
+    losses: list[float] = []
     started = time.monotonic()
-    for step, batch in enumerate(batches):
-        if step == 0:
-            image = batch["image"]
-            where = f"{settings.workers} workers"
-            say(f"first batch {tuple(image.shape)} {image.dtype} after "
-                f"{time.monotonic() - started:.1f} s from {where}")  # fmt: skip
-        loss = torch.nn.functional.cross_entropy(
-            network(batch["image"].as_tensor()), batch["label"].as_tensor()[:, 0].long()
-        )
+    for step, batch in enumerate(batches, start=1):
+        image, label = (batch[key].as_tensor().contiguous() for key in ("image", "label"))
+        if step == 1:
+            seconds = time.monotonic() - started
+            say(f"first batch after {seconds:.1f} s: {tuple(image.shape)}, {image.dtype}")
+        loss = torch.nn.functional.cross_entropy(network(image), label[:, 0].long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % max(1, settings.steps // 8) == 0 or step == settings.steps - 1:
-            bar = "#" * round(24 * min(1.0, float(loss)))
-            say(f"step {step + 1:3}  loss {float(loss):.3f}  {bar}")
-    right = accuracy(network, make_loader(testing, settings, cache, steps=4))
-    whom = "a patient it has not seen" if testing is not learning else "other patches"
-    say(f"{right:.1%} of the voxels of {whom} named right", f"{time.monotonic() - started:.1f} s")
+        losses.append(loss.item())
+        if step % stretch == 0:
+            mean = sum(losses[-stretch:]) / stretch
+            say(f"step {step:3}  loss {mean:.3f}  {'#' * round(32 * min(1.0, mean))}")
+    starts = range(0, len(losses), stretch)
+    return [sum(part := losses[k : k + stretch]) / len(part) for k in starts]
 
 
 def choose_training(stacks: Sequence[dd.Stack], settings: TrainingSettings) -> list[dd.Stack]:
@@ -322,6 +351,7 @@ def make_loader(
     stacks: Sequence[dd.Stack], settings: TrainingSettings, cache: dd.DiskCache, *, steps: int
 ) -> DataLoader[Any]:
     """Give batches of random patches, scaled, with a class for each voxel."""
+    from monai.data.utils import worker_init_fn
     from monai.transforms import (
         Compose,
         CopyItemsd,
@@ -358,20 +388,22 @@ def make_loader(
         sampler=sampler,
         num_workers=settings.workers,
         collate_fn=dd.collate,
+        # Without it, all workers would crop alike: they inherit one random state.
+        worker_init_fn=worker_init_fn,
     )
 
 
 def scale_of(unit: str) -> tuple[tuple[float, float] | None, tuple[float, ...]]:
     """Give the values that become 0 and 1, and the class boundaries between them."""
-    if unit not in _BOUNDARIES:
-        return None, (0.25, 0.5, 0.75)
+    if unit != "HU":
+        return None, _BRIGHTNESS_BOUNDARIES
     low, high = _HU_ENDS
-    return (low, high), tuple((value - low) / (high - low) for value in _BOUNDARIES[unit])
+    return (low, high), tuple((value - low) / (high - low) for value in _HU_BOUNDARIES)
 
 
 def task_of(unit: str) -> str:
     """Say what the network learns."""
-    return f"{_CLASSES}, by HU" if unit in _BOUNDARIES else "four levels of brightness"
+    return "air, fat, soft tissue and bone" if unit == "HU" else "four levels of brightness"
 
 
 def accuracy(network: torch.nn.Module, batches: Iterable[dict[str, Any]]) -> float:
@@ -381,9 +413,9 @@ def accuracy(network: torch.nn.Module, batches: Iterable[dict[str, Any]]) -> flo
     right, total = 0, 0
     with torch.no_grad():
         for batch in batches:
-            found = network(batch["image"].as_tensor()).argmax(dim=1, keepdim=True)
-            right += int((found == batch["label"].as_tensor()).sum())
-            total += found.numel()
+            image, label = (batch[key].as_tensor().contiguous() for key in ("image", "label"))
+            right += int((network(image).argmax(dim=1, keepdim=True) == label).sum())
+            total += label.numel()
     return right / total
 
 
@@ -395,8 +427,8 @@ def voxels(stack: dd.Stack) -> int:
 
 def describe(stack: dd.Stack) -> str:
     """Say what a stack is, in a few words."""
-    shape = " x ".join(map(str, stack.shape))
-    return f"{stack.modality or 'no modality'}, {shape}, {spacing(stack.spacing)} mm, {stack.unit}"
+    grid = f"{shape(stack.shape)}, {spacing(stack.spacing)} mm"
+    return f"{stack.modality or 'no modality'}, {grid}, {stack.unit}"
 
 
 def shown(path: Path) -> str:
@@ -409,9 +441,9 @@ def heading(text: str) -> None:
     print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 
-def say(*parts: str) -> None:
+def say(text: str) -> None:
     """Print a line of a section."""
-    print(" -> ".join(parts), flush=True)
+    print(text, flush=True)
 
 
 def show_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

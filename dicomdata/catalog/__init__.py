@@ -31,7 +31,7 @@ from dicomdata.catalog.store import (
     verify,
 )
 from dicomdata.catalog.update import PARTIAL_SUFFIX, update_catalog
-from dicomdata.errors import CatalogError, FileError
+from dicomdata.errors import CatalogError, FileError, NotDicomError, OtherObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -270,6 +270,12 @@ class Catalog:
         """
         with closing(connect(self.path)) as connection:
             return tuple(read_rejections(connection, root=str(self.root)))
+
+    @property
+    def damaged(self) -> tuple[Rejection, ...]:
+        """Those of `rejected` that should have been read: no text files, no reports."""
+        harmless = NotDicomError, OtherObjectError
+        return tuple(each for each in self.rejected if not isinstance(each.error, harmless))
 
     def select(
         self, predicate: Callable[[Series], bool] | None = None, /, **conditions: Any

@@ -33,6 +33,7 @@ from dicomdata.cli.printing import (
     print_json,
     print_table,
     series_rows,
+    shape,
     size,
     spacing,
     stack_row,
@@ -192,13 +193,13 @@ def series(
         print_json(chosen, kept=not catalog.is_dir(), series=series_rows(chosen))
     else:
         print_table(
-            ("modality", "patient", "frames", "rows x columns", "spacing mm", "description", "uid"),
+            ("modality", "patient", "frames", "rows x cols", "spacing mm", "description", "uid"),
             [
                 (
                     found.modality,
                     found.patient_id,
                     found.slices,
-                    f"{found.rows} x {found.columns}",
+                    shape((found.rows, found.columns)),
                     spacing((found.slice_spacing, found.row_spacing, found.column_spacing)),
                     found.series_description,
                     found.series_instance_uid,
@@ -243,7 +244,7 @@ def stacks(
                     numbers[stack.id],
                     stack.modality,
                     stack.patient_id,
-                    " x ".join(map(str, stack.shape)),
+                    shape(stack.shape),
                     spacing(stack.spacing),
                     stack.unit,
                     ", ".join(dict.fromkeys(finding.kind for finding in stack.findings)) or "-",

@@ -37,8 +37,10 @@ def read_conditions(
         ends = _read_range(value)
         if ends is not None:
             conditions[column] = ends
+        elif isinstance(known := conditions.get(column, []), list):
+            conditions[column] = [*known, value]
         else:
-            conditions[column] = [*conditions.get(column, []), value]
+            raise dd.ConfigError(f"--where {text!r}: {column} has another condition already")
     return conditions
 
 

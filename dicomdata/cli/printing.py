@@ -17,6 +17,9 @@ import dicomdata as dd
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_SHORT = 16
+"""Letters up to which a cell of a table stays whole as long as longer ones can give way."""
+
 _MOST_COMPLAINTS = 20
 """Rejections told one by one; the account of every file is what `outcomes` is for."""
 
@@ -142,14 +145,21 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 def _draw_table(
     titles: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]
 ) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title, right in zip(titles, numeric, strict=True):
-        table.add_column(title, justify="right" if right else "left", overflow="ellipsis")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    columns = zip(*cells, strict=True) if cells else ((),) * len(titles)
+    for title, column, right in zip(titles, columns, numeric, strict=True):
+        short = max(len(cell) for cell in (title, *column)) <= _SHORT
+        table.add_column(
+            title,
+            justify="right" if right else "left",
+            overflow="ellipsis",
+            no_wrap=short,
+            min_width=None if short else 8,
+        )
     for row in cells:
         # A Text, not a string: square brackets in a header are no markup.
         table.add_row(*(Text(cell) for cell in row))
@@ -173,5 +183,10 @@ def size(length: int) -> str:
 
 
 def spacing(lengths: Iterable[float | None]) -> str:
-    """Give spacings, mm, with four digits; a question mark for one that is not known."""
-    return " x ".join("?" if length is None else f"{length:.4g}" for length in lengths)
+    """Give spacings, mm, with three digits; a question mark for one that is not known."""
+    return "x".join("?" if length is None else f"{length:.3g}" for length in lengths)
+
+
+def shape(lengths: Iterable[int]) -> str:
+    """Give numbers of slices, rows and columns."""
+    return "x".join(map(str, lengths))

@@ -219,6 +219,8 @@ def _walk_meta(reader: _Reader, elements: Elements) -> int:
         tag, _, length, value = _explicit(reader, offset)
         if length > _LARGEST_VALUE:
             raise _UnusualError
+        if value + length > reader.size:
+            raise _CutShortError(f"the file meta information, at byte {offset}")
         elements.values[tag] = reader.at(value, length)
         offset = value + length
     return offset
@@ -228,7 +230,7 @@ def _explicit(reader: _Reader, offset: int) -> tuple[int, bool, int, int]:
     """Read the head of an explicit element: tag, is it a sequence, length, where its value is."""
     head = reader.at(offset, 12)
     if len(head) < 8:
-        raise _UnusualError
+        raise _CutShortError(f"the head of an element at byte {offset}")
     group, element, representation, length = _EXPLICIT.unpack_from(head)
     if representation in _SHORT_VRS:
         return group << 16 | element, False, length, offset + 8
@@ -246,7 +248,7 @@ def _implicit(reader: _Reader, offset: int) -> tuple[int, bool, int, int]:
     """Read the head of an implicit element; whether it is a sequence cannot be told."""
     head = reader.at(offset, 8)
     if len(head) < 8:
-        raise _UnusualError
+        raise _CutShortError(f"the head of an element at byte {offset}")
     group, element, length = _IMPLICIT.unpack_from(head)
     return group << 16 | element, False, length, offset + 8
 

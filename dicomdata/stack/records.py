@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 TOKEN_SUFFIX = ".dcmseries"
 """Ends the made-up path that stands for a stack in MONAI's items; no such file exists."""
+
+NO_UID = "series"
+"""Stands in the id of a stack for a Series Instance UID that is missing or malformed."""
+
+_UID = re.compile(r"[0-9.]{1,64}")
+"""What a UID is made of (PS3.5 9.1)."""
 
 _FORMAT = 1
 """Raised when the same files under the same policy become another volume."""
@@ -158,7 +165,14 @@ def stack_id(
     digest = blake2b(repr((patient_id, dimension)).encode(), digest_size=4)
     for frame in frames:
         digest.update(repr((frame.sop_instance_uid, frame.number, frame.position)).encode())
-    return f"{series_instance_uid or 'series'}-{digest.hexdigest()}"
+    return f"{series_prefix(series_instance_uid)}-{digest.hexdigest()}"
+
+
+def series_prefix(series_instance_uid: str) -> str:
+    """Give how the ids of a series' stacks begin: its UID, or "series" where that is no UID."""
+    plain = _UID.fullmatch(series_instance_uid)
+    # What is no UID could hold a slash, and an id is part of a path.
+    return series_instance_uid if plain else NO_UID
 
 
 def stack_fingerprint(frames: Sequence[Frame], padding: float | str) -> str:

@@ -1,0 +1,288 @@
+"""What holds for every series: laws of order, place and value, over drawn phantoms."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dicomdata as dd
+from dicomdata.geometry import lps_to_ras
+from dicomdata.testing.phantoms import SeriesPhantom, write_series
+from dicomdata.testing.strategies import LOSSLESS, NATIVE, file_names, regions, series_phantoms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Planned = Callable[..., dd.StackPlan]
+
+
+@pytest.fixture(scope="session")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a phantom, with changes, into a folder of its own."""
+
+    def write_phantom(phantom: SeriesPhantom, **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp("series")
+        write_series(folder, phantom, **changes)
+        return folder
+
+    return write_phantom
+
+
+def modality_values(phantom: SeriesPhantom) -> NDArray[np.float64]:
+    """What the words of a phantom mean (PS3.5 8.1.1, PS3.3 C.11.1), one voxel at a time."""
+    words = np.stack([phantom.plane(k) for k in range(phantom.count)])
+    allocated = words.dtype.itemsize * 8
+    bits, high_bit = phantom.bits_stored or allocated, phantom.high_bit
+    low_bit = (bits - 1 if high_bit is None else high_bit) + 1 - bits
+
+    def meaning(word: int) -> float:
+        stored = (word % 2**allocated >> low_bit) % 2**bits
+        if phantom.signed and stored >= 2 ** (bits - 1):
+            stored -= 2**bits
+        return float(stored * float(str(phantom.slope)) + float(str(phantom.intercept)))
+
+    values = [meaning(word) for word in words.ravel().tolist()]
+    return np.array(values).reshape(words.shape)
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), phantom=series_phantoms())
+def test_names_and_folders_of_files_do_not_matter(
+    data: st.DataObject, phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    names = data.draw(file_names(phantom.count))
+    plain, renamed = write(phantom), write(phantom, file_names=names)
+
+    (one,), (two,) = planned(plain).stacks, planned(renamed).stacks
+
+    assert one.id == two.id
+    assert one.affine_lps.tobytes() == two.affine_lps.tobytes()
+    assert one.sop_instance_uids == two.sop_instance_uids
+    assert dd.read_volume(one).voxels.tobytes() == dd.read_volume(two).voxels.tobytes()
+
+
+@given(data=st.data(), phantom=series_phantoms(slices=(2, 5)))
+def test_labels_of_slices_do_not_matter(
+    data: st.DataObject, phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    labels = data.draw(st.permutations(range(phantom.count)))
+    relabelled = write(
+        phantom,
+        instance_number=lambda k: labels[k],
+        slice_location=lambda k: labels[k] * 2.5,
+        spacing_between_slices=-2.5,
+        slice_thickness=7,
+    )
+
+    (stack,) = planned(relabelled).stacks
+
+    (plain,) = planned(write(phantom)).stacks
+    assert stack.affine_lps.tobytes() == plain.affine_lps.tobytes()
+    assert dd.read_volume(stack).voxels.tobytes() == dd.read_volume(plain).voxels.tobytes()
+
+
+@given(phantom=series_phantoms(slices=(2, 5)))
+def test_slices_ascend_along_the_normal(
+    phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+
+    step, row, column = stack.affine_lps[:3, :3].T
+
+    # (column, row) is (row direction, column direction): along a row the column index grows.
+    assert np.cross(column, row) @ step > 0
+
+
+# --- place ----------------------------------------------------------------------------------------
+
+
+@given(phantom=series_phantoms())
+def test_the_affine_of_each_slice_is_its_image_position(
+    phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+
+    for ordered in (stack, stack.reversed()):
+        for k, frame in enumerate(ordered.frames):
+            assert frame.position is not None
+            position = (ordered.affine_lps @ (k, 0, 0, 1))[:3]
+            np.testing.assert_allclose(position, frame.position, rtol=0, atol=1e-6)
+
+
+@given(phantom=series_phantoms())
+def test_the_affine_of_each_voxel_is_that_of_the_standard(
+    phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+    down, along = np.array(phantom.pixel_spacing, float)
+    row, column = np.reshape(np.array(phantom.orientation, float), (2, 3))
+    corner = stack.frames[0].position
+    assert corner is not None
+
+    # PS3.3 C.7.6.2.1.1: the matrix that maps (column, row) of a slice to LPS mm.
+    last = np.array(corner) + row * along * (stack.shape[2] - 1) + column * down * stack.shape[1]
+
+    affine = stack.affine_lps
+    np.testing.assert_allclose(
+        (affine @ (0, stack.shape[1], stack.shape[2] - 1, 1))[:3], last, rtol=0, atol=1e-6
+    )
+
+
+@given(phantom=series_phantoms())
+def test_the_voxels_are_what_the_files_say_whatever_the_order(
+    phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+    truth = modality_values(phantom).astype(np.float32)
+
+    volume = dd.read_volume(stack)
+
+    # A phantom grows along its step, and a stack along its normal: one way or the other.
+    forwards = np.array_equal(volume.voxels, truth)
+    assert forwards or np.array_equal(volume.voxels, truth[::-1])
+    assert volume.valid.all()
+
+
+@given(phantom=series_phantoms())
+def test_left_and_posterior_are_minus_right_and_anterior(
+    phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+    index = (*(length - 1 for length in stack.shape), 1)
+
+    x, y, z, _ = stack.affine_lps @ index
+
+    np.testing.assert_allclose(stack.affine_ras @ index, (-x, -y, z, 1), atol=1e-9)
+    assert lps_to_ras(stack.affine_ras).tobytes() == stack.affine_lps.tobytes()
+
+
+@given(phantom=series_phantoms())
+def test_a_reversed_stack_is_the_same_volume_from_its_other_end(
+    phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+    last = stack.shape[0] - 1
+
+    reverse = stack.reversed()
+
+    voxels = dd.read_volume(reverse).voxels
+    np.testing.assert_array_equal(voxels, dd.read_volume(stack).voxels[::-1])
+    for k in range(stack.shape[0]):
+        np.testing.assert_allclose(
+            reverse.affine_lps @ (k, 1, 2, 1), stack.affine_lps @ (last - k, 1, 2, 1), atol=1e-9
+        )
+    again = reverse.reversed()
+    assert (again.id, again.fingerprint) == (stack.id, stack.fingerprint)
+    np.testing.assert_allclose(again.affine_lps, stack.affine_lps, rtol=0, atol=1e-9)
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), phantom=series_phantoms(transfer_syntaxes=(*NATIVE, *LOSSLESS)))
+def test_a_region_is_a_part_of_the_whole(
+    data: st.DataObject, phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+    region = data.draw(regions(stack.shape))
+    whole = dd.read_volume(stack)
+
+    part = dd.read_volume(stack, region)
+
+    np.testing.assert_array_equal(part.voxels, whole.voxels[region.axes])
+    corner = [axis.start for axis in region.within(stack.shape)]
+    np.testing.assert_allclose(
+        part.affine_lps @ (0, 0, 0, 1), whole.affine_lps @ (*corner, 1), atol=1e-9
+    )
+    np.testing.assert_array_equal(part.affine_lps[:, :3], whole.affine_lps[:, :3])
+    assert len(part.valid) == len(part.voxels)
+
+
+@given(phantom=series_phantoms(transfer_syntaxes=(*NATIVE, *LOSSLESS)))
+def test_int16_is_float32_wherever_it_is_given(
+    phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+    expected = dd.read_volume(stack).voxels
+    fits = modality_values(phantom)
+    fits_int16 = bool((fits == np.rint(fits)).all() and np.abs(fits).max() < 2**15)
+
+    try:
+        volume = dd.read_volume(stack, dtype=np.int16)
+    except dd.RescaleError:
+        whole = all(
+            float(str(number)).is_integer() for number in (phantom.slope, phantom.intercept)
+        )
+        assert not (fits_int16 and whole)
+        return
+
+    assert volume.voxels.dtype == np.int16
+    np.testing.assert_array_equal(volume.voxels, expected)
+
+
+@given(data=st.data(), phantom=series_phantoms(transfer_syntaxes=LOSSLESS))
+def test_a_lossless_encoding_changes_nothing(
+    data: st.DataObject, phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    native = write(phantom, transfer_syntax_uid=data.draw(st.sampled_from(NATIVE)))
+
+    (stack,), (plain,) = planned(write(phantom)).stacks, planned(native).stacks
+
+    assert stack.affine_lps.tobytes() == plain.affine_lps.tobytes()
+    np.testing.assert_array_equal(dd.read_volume(stack).voxels, dd.read_volume(plain).voxels)
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+@given(
+    kept=st.sets(st.sampled_from(["CT", "MR", "PT"])),
+    slices=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    broken=st.booleans(),
+)
+def test_selecting_and_stacking_may_change_places(
+    kept: set[str],
+    slices: list[int],
+    broken: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+    planned: Planned,
+    accounted: Callable[[dd.StackPlan], None],
+) -> None:
+    folder = tmp_path_factory.mktemp("archive")
+    for number, (count, modality) in enumerate(zip(slices, ("CT", "MR", "PT"), strict=False)):
+        write_series(folder, shape=(count, 2, 3), modality=modality, seed=str(number))
+    if broken:
+        write_series(folder, shape=(2, 2, 3), positions=[None, (0, 0, 0)], seed="broken")
+        (folder / "notes.txt").write_text("no header")
+    catalog = planned(folder).catalog
+
+    before = dd.plan_stacks(catalog.select(modality=list(kept)))
+    after = dd.plan_stacks(catalog).select(modality=list(kept))
+
+    assert before.stacks == after.stacks
+    assert list(map(str, before.rejected)) == list(map(str, after.rejected))
+    assert before.outcomes == after.outcomes
+    accounted(before)
+
+
+@given(phantom=series_phantoms())
+def test_a_stack_is_a_plan_that_travels(
+    phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
+) -> None:
+    (stack,) = planned(write(phantom)).stacks
+
+    travelled = pickle.loads(pickle.dumps(stack))
+
+    assert travelled == stack
+    assert hash(travelled) == hash(stack)
+    np.testing.assert_array_equal(dd.read_volume(travelled).voxels, dd.read_volume(stack).voxels)
