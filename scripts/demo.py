@@ -37,7 +37,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 _LONGEST_TABLE = 12
 """Rows shown; the rest is a matter of `dicomdata stacks`."""
 
-_LONGEST_REASON = 88
+_LONGEST_REASON = 116
 """Letters of a reason that are shown; the account on disk has it whole."""
 
 _HU_ENDS = -1000.0, 1000.0
@@ -139,6 +139,7 @@ def write_archive(settings: PhantomSettings, archive: Path) -> None:
     heading("An archive to read")
     stamp, told = archive.with_name(".archive"), f"{settings.model_dump_json()} {pydicom_version}"
     if not (stamp.is_file() and stamp.read_text() == told):
+        say(f"written once, which takes some seconds, into {shown(archive)}")
         shutil.rmtree(archive, ignore_errors=True)
         bundled = get_testdata_file("CT_small.dcm", download=False)
         if bundled is None:
@@ -218,8 +219,8 @@ def scan_and_plan(archive: Path, folder: Path) -> dd.StackPlan:
 def draw(numbered: Sequence[tuple[int, dd.Stack]], folder: Path) -> None:
     """Leave pictures of a few stacks, and the histogram of their values."""
     heading("Pictures")
-    for old in folder.glob("stack-*.png"):
-        old.unlink()
+    for old in (*folder.glob("stack-*.png"), folder / "lung-window.png", folder / "histogram.png"):
+        old.unlink(missing_ok=True)
     in_hu: list[dd.Volume] = []
     for k, (number, stack) in enumerate(numbered, start=1):
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -156,8 +158,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, planned: Planned) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [b"no extension", b"new\nline.dcm", b"\xff\xfe not UTF-8", b"tab\t\x1b[31mred", "胸部.dcm".encode(),
-     b" leading and trailing ", b"%41?#;&=", b"a" * 255, b"quote'\"", b"-rf", b".hidden"],
+    [b"no extension", b"new\nline.dcm", b"\xff\xfe not UTF-8", b"tab\t\x1b[31mred",
+     "胸部.dcm".encode(), b" leading and trailing ", b"%41?#;&=", b"a" * 255, b"quote'\"", b"-rf",
+     b".hidden"],
 )  # fmt: skip
 def test_any_name_is_a_name(name: bytes, tmp_path: Path, planned: Planned) -> None:
     paths = write_series(tmp_path)
@@ -253,16 +256,24 @@ def test_no_progress_is_drawn_where_nobody_looks(
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_is_drawn_on_stderr_where_it_is_asked_for(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_is_drawn_on_the_terminal_that_stderr_is(tmp_path: Path) -> None:
     write_series(tmp_path)
+    terminal, stderr = os.openpty()
+    program = "import sys, dicomdata; dicomdata.scan(sys.argv[1])"
 
-    dd.scan(tmp_path, progress=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env={**os.environ, "TERM": "xterm"},
+        check=True,
+    )
 
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "headers" in err
+    os.close(stderr)
+    drawn = os.read(terminal, 2**16)
+    os.close(terminal)
+    assert done.stdout == b""
+    assert b"headers" in drawn
 
 
 def test_a_scan_writes_nothing_below_its_root(tmp_path: Path) -> None:
