@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 import dicomdata as dd
 from dicomdata.catalog.schema import kind_from_json, kind_to_json
