@@ -328,7 +328,7 @@ def header(
     with warnings.catch_warnings():
         # That a value breaks a rule of its VR is no reason not to print it.
         warnings.simplefilter("ignore")
-        found = dd.read_header(file)
+        found = dd.read_header(file, whole=not as_json)
         elements = all_elements(found)
         if element is not None:
             elements = [find_element(found, elements, element, str(file))]

@@ -13,7 +13,7 @@ from dicomdata.errors import ConfigError, DicomDataError, FileError, HeaderError
 from dicomdata.header.decode import TAGS, decode_instance, element_name, missing_element
 from dicomdata.header.elements import read_elements
 from dicomdata.header.fragments import join_fragments
-from dicomdata.header.parsing import Parsed, inflated_pixels, parse
+from dicomdata.header.parsing import inflated_pixels, parse
 from dicomdata.header.records import Frame, Instance, Kind
 
 if TYPE_CHECKING:
@@ -76,18 +76,19 @@ def read_instance(
             error names file and element.
     """
     more = dict(keep or {})
-    elements = read_elements(os.path.abspath(path), _ALWAYS | frozenset(more.values()))
-    kept = {
-        keyword: _as_text(elements.values[tag], big_endian=elements.big_endian, keyword=keyword)
-        for keyword, tag in more.items()
-        if tag in elements.values
-    }
+    absolute = os.path.abspath(path)
     try:
+        elements = read_elements(absolute, _ALWAYS | frozenset(more.values()))
+        kept = {
+            keyword: _as_text(elements.values[tag], big_endian=elements.big_endian, keyword=keyword)
+            for keyword, tag in more.items()
+            if tag in elements.values
+        }
         return decode_instance(elements, kept)
     except DicomDataError:
         raise
     except Exception as error:  # a header nobody foresaw breaks itself, never the scan
-        raise HeaderError(f"{elements.path}: the header makes no sense: {error!r}") from error
+        raise HeaderError(f"{absolute}: the header makes no sense: {error!r}") from error
 
 
 def kept_tags(keywords: Sequence[str]) -> dict[str, int]:
@@ -115,14 +116,22 @@ def kept_tags(keywords: Sequence[str]) -> dict[str, int]:
     return tags
 
 
-def read_header(path: str | os.PathLike[str]) -> Dataset:
-    """Read everything before the pixels, as pydicom gives it, file meta included.
+def read_header(path: str | os.PathLike[str], *, whole: bool = False) -> Dataset:
+    """Read a file's elements as pydicom gives them, file meta included.
+
+    Args:
+        path: a DICOM file, whatever its name.
+        whole: read the pixels and what follows them too, not only what comes before.
 
     Raises:
         FileError: if the file cannot be read.
         HeaderError: if it is not DICOM, or damaged.
     """
-    return _parse_file(os.path.abspath(path)).dataset
+    absolute = os.path.abspath(path)
+    # The checks of a bounded, regular, DICOM-like file come first.
+    read_elements(absolute, frozenset())
+    with open(absolute, "rb") as file:
+        return parse(absolute, file, whole=whole).dataset
 
 
 def stored_bytes(frame: Frame) -> bytes:
@@ -137,13 +146,6 @@ def stored_bytes(frame: Frame) -> bytes:
             return file.read(frame.length if frame.offset >= 0 else -1)
     except OSError as error:
         raise FileError(f"{frame.path}: cannot be read: {error.strerror}") from error
-
-
-def _parse_file(path: str) -> Parsed:
-    # The checks of a bounded, regular, DICOM-like file come first.
-    read_elements(path, frozenset())
-    with open(path, "rb") as file:
-        return parse(path, file)
 
 
 def _as_text(raw: bytes, *, big_endian: bool, keyword: str) -> str:

@@ -121,6 +121,9 @@ _LOSSY_SYNTAXES = frozenset(
 _WORD_STARTS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Where a keyword's words meet: Pixel|Spacing, SOP|Class|UID."""
 
+_ESCAPE = b"\x1b"
+"""Switches character sets in the middle of a text (ISO 2022)."""
+
 _MOST_FRAMES = 2**16
 """Frames of a deflated file beyond which its header is not believed."""
 
@@ -448,7 +451,7 @@ def _or(value: T | None, otherwise: U) -> T | U:
 
 def _decoded(raw: bytes, elements: Elements) -> str:
     """Decode text by Specific Character Set (0008,0005); Latin-1 where that fails."""
-    if raw.isascii():
+    if raw.isascii() and _ESCAPE not in raw:
         return raw.decode("ascii")
     names = elements.values.get(SPECIFIC_CHARACTER_SET, b"").decode("ascii", "replace")
     try:

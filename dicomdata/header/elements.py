@@ -96,7 +96,8 @@ class Elements:
     def frame_count(self) -> int:
         """Number of Frames (0028,0008); 1 where there is none, or it is no number."""
         text = self.values.get(NUMBER_OF_FRAMES, b"").strip(b" \0")
-        return max(int(text), 1) if text.isdigit() and len(text) < 10 else 1
+        # An IS has 12 digits at most; Python refuses to read thousands.
+        return max(int(text[:20]), 1) if text.isdigit() else 1
 
 
 _ALWAYS = frozenset({NUMBER_OF_FRAMES, SHARED_GROUPS, FRAME_GROUPS, _EXTENDED_OFFSETS})

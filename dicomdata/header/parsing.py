@@ -11,6 +11,7 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
@@ -110,9 +111,11 @@ def _raw(holder: Dataset, tag: int) -> bytes | None:
     if tag not in holder:
         return None
     value = holder.get_item(tag).value
+    # File meta and Specific Character Set are decoded by pydicom as it reads them.
     if isinstance(value, str):
-        # File meta is decoded by pydicom as it reads it.
         return value.encode("ascii", "replace")
+    if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
+        return "\\".join(value).encode("ascii", "replace")
     return bytes(value) if isinstance(value, bytes | bytearray) else b""
 
 
@@ -126,8 +129,8 @@ def _flat(groups: Dataset, wanted: frozenset[int]) -> dict[int, bytes]:
     return found
 
 
-def parse(path: str, file: BinaryIO) -> Parsed:
-    """Read one open DICOM file up to its pixels.
+def parse(path: str, file: BinaryIO, *, whole: bool = False) -> Parsed:
+    """Read one open DICOM file up to its pixels, or the whole of it.
 
     Raises:
         HeaderError: if pydicom cannot, or a deflated file grows beyond `LARGEST_INFLATED`.
@@ -135,7 +138,7 @@ def parse(path: str, file: BinaryIO) -> Parsed:
     with _quiet.lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _parse(path, file)
+            return _parse(path, file, whole=whole)
         except HeaderError:
             raise
         # RecursionError, struct.error, NotImplementedError, zlib.error and others.
@@ -156,7 +159,7 @@ def inflated_pixels(path: str, file: BinaryIO) -> bytes:
     return parsed.inflated[begin : begin + parsed.pixels.length]
 
 
-def _parse(path: str, file: BinaryIO) -> Parsed:
+def _parse(path: str, file: BinaryIO, *, whole: bool) -> Parsed:
     import pydicom
 
     meta, syntax = None, ""
@@ -172,7 +175,7 @@ def _parse(path: str, file: BinaryIO) -> Parsed:
             file.seek(0)
     if syntax == DEFLATED:
         file = _inflated(path, file)
-    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    dataset = pydicom.dcmread(file, stop_before_pixels=not whole, force=True)
     implicit, little = dataset.original_encoding
     if not syntax:
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
