@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,18 +94,15 @@ def test_every_command_has_an_example_and_says_what_its_status_means(command: st
     assert "Exit status:" in result.stdout
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_that_takes_long() -> None:
     program = f"{PROGRAM.replace('app()', 'app(standalone_mode=False)')}; print(*sys.modules)"
     command = [sys.executable, "-c", program, "--help"]
-    times = []
-    for _ in range(3):
-        started = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        times.append(time.monotonic() - started)
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
 
     loaded = set(done.stdout.split())
-    assert not loaded & {"torch", "monai", "pydicom", "numpy", "matplotlib", "rich"}
-    assert min(times) < 0.5
+    assert "typer" in loaded
+    assert not loaded & {"torch", "monai", "pydicom", "numpy", "matplotlib", "rich", "sqlite3"}
 
 
 @pytest.mark.parametrize("command", ["scan", "series", "stacks", "outcomes"])
@@ -498,13 +494,9 @@ def test_warm_fills_a_cache(catalog: Path, tmp_path: Path) -> None:
     assert result.stdout == f"2 volumes in {tmp_path / 'cache'}\n"
     plan = dd.plan_stacks(dd.open_catalog(catalog))
     cache = dd.DiskCache(tmp_path / "cache")
-
-    def read(stack: dd.Stack, region: dd.Region | None = None) -> dd.Volume:
-        raise AssertionError(f"{stack.id} is not in the cache")
-
-    for stack in plan.stacks:
-        kept = cache.get(stack, dd.read_volume)
-        np.testing.assert_array_equal(kept.voxels, dd.read_volume(stack).voxels)
+    assert len(list(dd.VolumeDataset(plan.stacks, cache=cache))) == 2
+    found = cache.statistics()
+    assert (found.hits, found.misses) == (2, 0)
 
 
 def test_warm_takes_only_what_is_chosen(catalog: Path, tmp_path: Path) -> None:

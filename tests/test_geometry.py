@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dicomdata.errors import GeometryError
@@ -219,11 +219,33 @@ def test_a_twentieth_of_the_spacing_off_is_uneven() -> None:
     assert 0.05 < lattice.residual < 0.25
 
 
-def test_digits_too_few_to_prove_a_lattice_do_not() -> None:
-    # Written to whole millimetres, 0.8 mm apart: nearly every residual would be "rounding".
-    lattice = fit_lattice([0.0, 1.0, 1.6, 3.0, 3.2])
+@pytest.mark.parametrize("depths", [[0.0, 2.0, 6.0], [0.0, 2.0, 4.0, 9.0, 11.0]])
+def test_digits_too_few_to_tell_a_lattice_from_a_hole_prove_none(depths: list[float]) -> None:
+    # In whole millimetres, 0, 2, 6 may be 0, 3, 6 rounded, or 0, 2, 4, 6 without the third.
+    lattice = fit_lattice(depths)
 
-    assert lattice.evenness(quantum=1.0) == "variable"
+    assert lattice.missing or lattice.evenness(quantum=1.0) == "variable"
+
+
+@example(spacing=6.5, first=4.0, count=10, decimals=1)
+@given(
+    spacing=st.floats(6.5, 50),
+    first=st.floats(-500, 500),
+    count=st.integers(2, 80),
+    decimals=st.integers(0, 3),
+)
+def test_rounding_alone_never_makes_a_lattice_uneven(
+    spacing: float, first: float, count: int, decimals: int
+) -> None:
+    quantum = 10.0**-decimals
+    depths = [round(first + spacing * quantum * k, decimals) for k in range(count)]
+
+    lattice = fit_lattice(depths)
+
+    assert lattice.numbers == tuple(range(count))
+    assert lattice.evenness(quantum) == "uniform"
+    # The last slice is where it was written, give or take what rounding moved it.
+    assert abs(lattice.origin + lattice.spacing * (count - 1) - depths[-1]) <= 0.7 * quantum
 
 
 @pytest.mark.parametrize("depths", [[], [1.0], [0.0, 0.0], [0.0, 2.5, 2.5004]])
