@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from dicomdata.cache import NoCache
 from dicomdata.catalog import scan
@@ -72,6 +72,7 @@ class VolumeDataset(Dataset[Any]):
         self.cache = NoCache() if cache is None else cache
         self.dtype = np.dtype(dtype)
         self.image = image
+        self._seed: int | None = None
         self.rejected: tuple[Rejection, ...] = ()
         """What `from_folder` and `from_plan` left out, and why."""
 
@@ -172,7 +173,22 @@ class VolumeDataset(Dataset[Any]):
             "unit": volume.unit,
             "stack": stack.id,
         }
-        return sample if self.transform is None else self.transform(sample)
+        if self.transform is None:
+            return sample
+        self._seed_worker()
+        return self.transform(sample)
+
+    def _seed_worker(self) -> None:
+        """Give each worker of a DataLoader random transforms of its own, once an epoch.
+
+        A worker's copy of a MONAI transform has the state of its parent's: without this, all
+        workers would draw the same crops.
+        """
+        info = get_worker_info()
+        reseed = getattr(self.transform, "set_random_state", None)
+        if info is not None and info.seed != self._seed and reseed is not None:
+            reseed(seed=info.seed % 2**32)
+            self._seed = info.seed
 
 
 def _caller_level() -> int:

@@ -48,11 +48,8 @@ UNIFORM = 0.02
 UNEVEN = 0.10
 """Residual that is still a lattice, as a share of the spacing; beyond it the spacing varies."""
 
-_HALF_QUANTUM = 0.5
-"""Furthest that rounding moves a number, in decimal quanta."""
-
-_EXACTLY = 1e-6
-"""Difference from `_HALF_QUANTUM`, as a share, that is arithmetic's own rounding."""
+_HALF_QUANTUM = 0.5 * (1 + 1e-6)
+"""Furthest that rounding moves a number, in decimal quanta, and what arithmetic adds."""
 
 _UNIT_TOLERANCE = 1e-2
 """Largest error in the length of a direction; its direction still counts when digits are few."""
@@ -189,7 +186,8 @@ class Lattice:
     """Largest distance of a depth from its place, mm."""
 
     half_width: float
-    """Largest distance from the line that makes it smallest, mm: what rounding must explain."""
+    """Largest distance from the line that makes it smallest, mm: what rounding must explain. It is
+    infinite where a finer lattice with holes explains the depths as well."""
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -202,13 +200,10 @@ class Lattice:
         Args:
             quantum: the decimal step in which the depths were written, mm.
         """
-        near = self.residual <= UNEVEN * self.spacing
-        # Where depths are as far off as rounding could ever move them, and far for the spacing
-        # too, more than one lattice explains them: 0, 2, 6 mm may be 0, 3, 6 or 0, 2, 4, 6.
-        share = _HALF_QUANTUM * (1 + _EXACTLY if near else 1 - _EXACTLY)
-        if self.residual <= UNIFORM * self.spacing or self.half_width <= share * quantum:
+        rounding = self.half_width <= _HALF_QUANTUM * quantum
+        if self.residual <= UNIFORM * self.spacing or rounding:
             return "uniform"
-        return "uneven" if near else "variable"
+        return "uneven" if self.residual <= UNEVEN * self.spacing else "variable"
 
 
 def fit_lattice(depths: Sequence[float]) -> Lattice:
@@ -225,15 +220,30 @@ def fit_lattice(depths: Sequence[float]) -> Lattice:
         raise GeometryError(f"a lattice needs two or more distinct depths, got {list(depths)}")
     # Each gap is rounded by itself: numbering from the first depth would drift with the
     # error of the median. Distinct depths never share a number.
-    steps = np.maximum(np.rint(gaps / np.median(gaps)), 1).astype(np.int64)
-    numbers = np.concatenate(([0], np.cumsum(steps)))
+    numbers = _numbered(gaps, float(np.median(gaps)))
     places = np.asarray(depths, np.float64)
+    spacing, origin, residual = _line_and_residual(numbers, places)
+    half_width = residual
+    if residual > UNIFORM * spacing:
+        # The narrower question is asked only where the answer could matter.
+        finer = _numbered(gaps, float(gaps.min()))
+        step, _, off = _line_and_residual(finer, places)
+        # 0, 2, 6 mm may be 0, 3, 6 in whole millimetres, or 0, 2, 4, 6 without the third.
+        holes = finer[-1] > numbers[-1] and off <= UNIFORM * step
+        half_width = math.inf if holes else _half_width(numbers, places)
+    return Lattice(origin, spacing, tuple(numbers.tolist()), residual, half_width)
+
+
+def _numbered(gaps: NDArray[np.float64], unit: float) -> NDArray[np.int64]:
+    steps = np.maximum(np.rint(gaps / unit), 1).astype(np.int64)
+    return np.concatenate(([0], np.cumsum(steps)))
+
+
+def _line_and_residual(
+    numbers: NDArray[np.int64], places: NDArray[np.float64]
+) -> tuple[float, float, float]:
     spacing, origin = _straight_line(numbers, places)
-    residual = float(np.abs(origin + spacing * numbers - places).max())
-    # The narrower question is asked only where the answer could matter.
-    narrow = residual <= UNIFORM * spacing
-    half_width = residual if narrow else _half_width(numbers, places)
-    return Lattice(float(origin), float(spacing), tuple(numbers.tolist()), residual, half_width)
+    return float(spacing), float(origin), float(np.abs(origin + spacing * numbers - places).max())
 
 
 @dataclass(frozen=True, slots=True)

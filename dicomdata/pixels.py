@@ -61,8 +61,10 @@ def read_stored(frame: Frame, rows: range | None = None) -> NDArray[np.integer[A
 def _opened(frame: Frame) -> Iterator[BinaryIO]:
     """Open the file of a frame, once it is known to be the one that was scanned."""
     try:
-        with open(frame.path, "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
+        # O_NONBLOCK: a pipe that took the file's place would hang for ever.
+        descriptor = os.open(frame.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
             if (status.st_size, status.st_mtime_ns) != (frame.size, frame.mtime_ns):
                 raise StaleError(
                     f"{frame.path}: the file has changed since it was scanned: refresh the catalog"

@@ -56,15 +56,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("entry", parameters or [pytest.param({}, id="no-corpus")])
 
 
-@pytest.fixture(scope="session")
-def corpus() -> Path:
+@pytest.fixture
+def corpus(request: pytest.FixtureRequest) -> Path:
     """The folder of real series with references."""
     if not (CORPUS / "expected.json").is_file():
-        pytest.skip(f"real series are not in {CORPUS}: set DICOMDATA_CORPUS")
+        name = request.node.name.removesuffix("[no-corpus]")
+        pytest.skip(f"{name}: no real series in {CORPUS} (DICOMDATA_CORPUS)")
     return CORPUS
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def expected(corpus: Path) -> dict[str, Any]:
     """What is known of the corpus."""
     return _read_expected()

@@ -702,3 +702,16 @@ def test_opening_a_catalog_reads_no_frames(large: Path) -> None:
     )
 
     assert int(done.stdout) < large.stat().st_size / 3
+
+
+def test_a_file_that_is_no_catalog_is_not_overwritten(tmp_path: Path) -> None:
+    write_series(tmp_path / "archive")
+    precious = tmp_path / "precious.txt"
+    precious.write_text("the only copy")
+
+    with pytest.raises(dd.CatalogError, match=r"precious\.txt: not a dicomdata catalog"):
+        dd.scan(tmp_path / "archive", catalog=precious)
+    with pytest.raises(dd.CatalogError, match=r"precious\.txt: not a dicomdata catalog"):
+        dd.scan(tmp_path / "archive").save(precious)
+
+    assert precious.read_text() == "the only copy"

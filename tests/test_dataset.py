@@ -21,11 +21,13 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
+from torch.utils.data import DataLoader
 
 from dicomdata.cache import DiskCache, MemoryCache, NoCache
 from dicomdata.catalog import scan
 from dicomdata.dataset import VolumeDataset
 from dicomdata.errors import CatalogError, DicomDataWarning, FileError, GeometryError, StaleError
+from dicomdata.loader import collate
 from dicomdata.metatensor import to_metatensor
 from dicomdata.stack import Policy, Stack, plan_stacks
 from dicomdata.testing.phantoms import ramp, write_series
@@ -283,3 +285,14 @@ def test_voxels_are_right_from_folder_to_sample(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         image[0].permute(2, 1, 0).numpy(), ramp((5, 4, 6)).astype(np.float32) - 1024
     )
+
+
+def test_workers_draw_crops_of_their_own(stacks: tuple[Stack, ...]) -> None:
+    crop = Compose([RandSpatialCropd("image", (2, 2, 2), random_size=False)])
+    dataset = VolumeDataset([stacks[0]] * 32, crop)
+
+    loader = DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=collate)
+    corners = [tuple(batch["image"].affine[0, :3, 3].tolist()) for batch in loader]
+
+    # Samples alternate between the workers: equal pairs would mean equal states.
+    assert corners[::2] != corners[1::2]

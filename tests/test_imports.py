@@ -164,6 +164,7 @@ print("ok")
 
 IMPORT_EACH = """
 import importlib, os, sys
+import numpy, pydicom  # once, instead of in every child
 for name in sys.argv[1:]:
     child = os.fork()
     if not child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,55 @@ def test_slices_ascend_along_the_normal(
 
     # (column, row) is (row direction, column direction): along a row the column index grows.
     assert np.cross(column, row) @ step > 0
+
+
+def write_messy(folder: Path, names: list[str], *, company: set[str]) -> None:
+    """Write a series of four slices, and what keeps it company, under the given names."""
+    phantom = SeriesPhantom(shape=(4, 3, 4))
+    write_series(folder, phantom, file_names=names[:4])
+    for name, what in zip(names[4:], ("duplicate", "localizer", "phase", "text"), strict=True):
+        path = folder / name
+        if what not in company:
+            continue
+        if what == "text":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("text")
+        elif what == "phase":
+            later = np.full((4, 3, 4), 7, "u2")
+            write_series(
+                folder, phantom, stored=later, file_names=lambda k, name=name: f"{name} {k}",
+                sop_instance_uid=lambda k: f"1.2.3.{k}",
+            )  # fmt: skip
+        else:
+            odd = {"orientation": (1, 0, 0, 0, 0, -1)} if what == "localizer" else {}
+            uid = {"sop_instance_uid": f"1.2.{len(what)}"}
+            write_series(folder, phantom.only(1), file_names=[name], **uid, **odd)
+
+
+@given(
+    data=st.data(),
+    company=st.sets(st.sampled_from(["duplicate", "localizer", "phase", "text"])),
+)
+def test_names_do_not_matter_in_bad_company_either(
+    data: st.DataObject,
+    company: set[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    planned: Planned,
+) -> None:
+    plans = []
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("messy")
+        write_messy(folder, data.draw(file_names(8)), company=company)
+        plans.append(planned(folder))
+
+    one, two = (
+        {stack.id: dd.read_volume(stack).voxels.tobytes() for stack in plan.stacks}
+        for plan in plans
+    )
+
+    assert one == two
+    outcomes = [sorted((row.outcome, row.stack) for row in plan.outcomes) for plan in plans]
+    assert outcomes[0] == outcomes[1]
 
 
 # --- place ----------------------------------------------------------------------------------------
@@ -286,3 +336,51 @@ def test_a_stack_is_a_plan_that_travels(
     assert travelled == stack
     assert hash(travelled) == hash(stack)
     np.testing.assert_array_equal(dd.read_volume(travelled).voxels, dd.read_volume(stack).voxels)
+
+
+CHANGES = ("add", "remove", "move", "spoil", "mend", "touch")
+
+
+@given(changes=st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 99)), max_size=6))
+def test_a_refreshed_catalog_is_that_of_a_new_scan(
+    changes: list[tuple[str, int]],
+    tmp_path_factory: pytest.TempPathFactory,
+    planned: Planned,
+    accounted: Callable[[dd.StackPlan], None],
+) -> None:
+    root = tmp_path_factory.mktemp("archive")
+    write_series(root, shape=(3, 2, 2), seed="first")
+    catalog = planned(root).catalog
+
+    for number, (change, chosen) in enumerate(changes):
+        apply_change(root, change, chosen, number)
+        if chosen % 2:
+            catalog.refresh(progress=False)
+    catalog.refresh(progress=False)
+
+    refreshed, new = dd.plan_stacks(catalog), planned(root)
+    accounted(refreshed)
+    assert refreshed.outcomes == new.outcomes
+    assert {stack.fingerprint for stack in refreshed.stacks} == {
+        stack.fingerprint for stack in new.stacks
+    }
+
+
+def apply_change(root: Path, change: str, chosen: int, number: int) -> None:
+    """Change one file of an archive, or add a series to it."""
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    if change == "add" or not paths:
+        write_series(root / f"{number}", shape=(2, 2, 2), seed=str(chosen), patient_id=str(chosen))
+        return
+    path = paths[chosen % len(paths)]
+    if change == "remove":
+        path.unlink()
+    elif change == "move":
+        path.rename(root / f"moved {number}")
+    elif change == "spoil":
+        path.write_bytes(path.read_bytes()[:200])
+    elif change == "mend":
+        write_series(root, shape=(1, 2, 2), seed=str(number), file_names=[f"mended {number}"])
+    else:
+        status = path.stat()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1 + number))

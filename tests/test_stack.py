@@ -412,6 +412,20 @@ def test_of_three_pixel_spacings_the_first_two_count(tmp_path: Path, planned: Pl
     assert stack.spacing == (2.5, 0.8, 0.5)
 
 
+def test_a_detector_spacing_alone_is_refused_by_name_or_reported(
+    tmp_path: Path, planned: Planned
+) -> None:
+    # G27: Imager Pixel Spacing is that of the detector, not of the patient.
+    write_series(tmp_path, pixel_spacing=None, extra={"ImagerPixelSpacing": ("0.2", "0.2")})
+
+    plan = planned(tmp_path)
+
+    if plan.stacks:
+        assert any("Imager Pixel Spacing" in finding.text for finding in plan.stacks[0].findings)
+    else:
+        assert all("Pixel Spacing (0028,0030)" in row.reason for row in plan.outcomes)
+
+
 def test_directions_that_are_not_upright_on_each_other_are_refused(
     tmp_path: Path, planned: Planned
 ) -> None:

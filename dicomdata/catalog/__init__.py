@@ -20,6 +20,7 @@ from dicomdata.catalog.schema import SERIES_COLUMNS, as_path
 from dicomdata.catalog.selection import where
 from dicomdata.catalog.store import (
     check_file,
+    check_replaceable,
     connect,
     publish,
     read_frames,
@@ -321,6 +322,7 @@ class Catalog:
         if self._filters:
             raise CatalogError("a selection is not saved: save the catalog, and select from it")
         target = _absolute(path)
+        check_replaceable(target)
         if target != self.path:
             partial = target.with_name(target.name + PARTIAL_SUFFIX)
             try:

@@ -20,7 +20,7 @@ def track(things: Iterable[T], *, total: int, show: bool | None, what: str) -> I
         show: whether to draw; None draws if stderr is a terminal.
         what: plural noun beside the bar.
     """
-    if not (sys.stderr.isatty() if show is None else show):
+    if not total or not (sys.stderr.isatty() if show is None else show):
         yield from things
         return
     from rich.console import Console

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,10 @@ CREATE INDEX frame_of_series ON frame (series);
 CREATE VIEW frames AS SELECT frame.id AS id, frame.series AS series,
     folder.path || '/' || file.name AS path, file.size AS size, file.mtime_ns AS mtime_ns,
     frame.number AS number, kind.attributes AS attributes,
-    {", ".join("frame." + name for name in _ALL_FRAME_COLUMNS)}
+    CASE typeof(frame.sop_instance_uid) WHEN 'blob'
+        THEN replace(rtrim(hex(frame.sop_instance_uid), 'F'), 'A', '.')
+        ELSE frame.sop_instance_uid END AS sop_instance_uid,
+    {", ".join("frame." + name for name in _ALL_FRAME_COLUMNS[1:])}
     FROM frame JOIN file ON file.id = frame.file JOIN folder ON folder.id = file.folder
     JOIN kind ON kind.id = frame.kind;
 """  # noqa: S608 - made of constants
@@ -100,6 +104,9 @@ _SELECT_FRAMES = (
 FRAMES_OF_SERIES = _SELECT_FRAMES + "WHERE frame.series = ?"
 FRAMES_BY_ID = _SELECT_FRAMES + "WHERE frame.id IN (SELECT value FROM json_each(?))"  # noqa: S608
 
+_UID = re.compile(r"[0-9.]+")
+"""What a UID is made of (PS3.5 9.1); half of a frame's bytes would be its UID's text."""
+
 _UNIT = 1000
 """Base in which three counts of decimals are packed into one number; no string has as many."""
 
@@ -114,7 +121,7 @@ def frame_row(frame: Frame, *, series: int, file: int, kind: int) -> tuple[Any, 
         file,
         frame.number,
         kind,
-        frame.sop_instance_uid,
+        _pack_uid(frame.sop_instance_uid),
         *(_compact(number) for number in (x, y, z)),
         (a * _UNIT + b) * _UNIT + c,
         *(None if value == "" else _compact(value) for value in own),
@@ -134,7 +141,7 @@ def frame_from_row(row: Sequence[Any], root: str, kinds: dict[int, Kind]) -> tup
         path=os.path.join(root, as_path(folder), as_path(name)),
         size=size,
         mtime_ns=mtime_ns,
-        sop_instance_uid=uid,
+        sop_instance_uid=_unpack_uid(uid),
         number=number,
         kind=kinds[kind],
         position=None if x is None else (float(x), float(y), float(z)),
@@ -181,6 +188,21 @@ def as_stored(path: str) -> str | bytes:
 def as_path(stored: str | bytes) -> str:
     """Undo `as_stored`."""
     return os.fsdecode(stored)
+
+
+def _pack_uid(uid: str) -> str | bytes:
+    """Write a UID with two characters a byte: digits as they are, a point as A, the end as F."""
+    if not _UID.fullmatch(uid):
+        return uid
+    nibbles = uid.replace(".", "a")
+    return bytes.fromhex(nibbles + "f" * (len(nibbles) % 2))
+
+
+def _unpack_uid(packed: str | bytes) -> str:
+    """Undo `_pack_uid`, as the view `frames` does in SQL."""
+    if isinstance(packed, str):
+        return packed
+    return packed.hex().rstrip("f").replace("a", ".")
 
 
 def _compact(value: Any) -> Any:

@@ -89,6 +89,28 @@ def check_file(path: str | os.PathLike[str]) -> None:
         )
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse to put a catalog in the place of something else.
+
+    Raises:
+        CatalogError: if there is a file that is no catalog of any version.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CatalogError(f"{path}: not a file to put a catalog in: {error.strerror}") from error
+    application = int.from_bytes(head[68:72], "big")
+    # A checksum beside it says that it was a catalog before it was damaged.
+    known = (head.startswith(_MAGIC) and application == APPLICATION_ID) or path.with_name(
+        path.name + CHECKSUM_SUFFIX
+    ).exists()
+    if head and not known:
+        raise CatalogError(f"{path}: not a dicomdata catalog, and not overwritten")
+
+
 def read_meta(connection: sqlite3.Connection) -> dict[str, str]:
     """Read what the catalog says of itself: its root, the keywords it keeps."""
     return dict(connection.execute("SELECT name, value FROM meta").fetchall())

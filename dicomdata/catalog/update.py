@@ -30,7 +30,13 @@ from dicomdata.catalog.schema import (
     frame_row,
     kind_to_json,
 )
-from dicomdata.catalog.store import CHECKSUM_SUFFIX, publish, read_frames, read_meta
+from dicomdata.catalog.store import (
+    CHECKSUM_SUFFIX,
+    check_replaceable,
+    publish,
+    read_frames,
+    read_meta,
+)
 from dicomdata.errors import CatalogError, HeaderError
 from dicomdata.geometry import COINCIDENT, unit_directions
 from dicomdata.header import Instance, kept_tags
@@ -73,6 +79,7 @@ def update_catalog(
     tags = kept_tags(keep)
     known = {"root": root, "keep": json.dumps(list(keep))}
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(_open_partial(path, partial, known)) as connection:

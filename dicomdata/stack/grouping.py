@@ -115,8 +115,8 @@ def drop_duplicates(
     crowded = sum(len(run) > 1 and not _all_same(run) for run in runs)
     if crowded:
         raise GeometryError(
-            f"repeated_position: {len(frames)} frames share {len(runs)} positions, and their "
-            f"pixels differ at {crowded}: several phases, echoes or passes in one series",
+            f"repeated_position: {len(frames)} frames share {len(runs)} position(s), and "
+            f"their pixels differ at {crowded}: several phases, echoes or passes in one series",
             finding="repeated_position",
         )
     return [run[0] for run in runs], [each for run in runs for each in run[1:]]
