@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _END_OF_IMAGE = b"\xff\xd9"
 """Ends every JPEG, JPEG-LS and JPEG 2000 codestream (EOI, EOC)."""
 
+_ITEM = b"\xfe\xff\x00\xe0"
+"""Begins every fragment of encapsulated pixels (PS3.5 A.4)."""
+
 _LARGEST_FRAME = 2**31
 """Bytes one decoded frame may take: 32,768 x 32,768 of 16 bits."""
 
@@ -84,6 +87,13 @@ def _read_native(file: BinaryIO, frame: Frame, rows: range) -> NDArray[np.intege
         raise PixelError(
             f"{frame.path}: Pixel Data (7FE0,0010) is cut short: "
             f"{held} bytes, expected {kind.frame_bytes}"
+        )
+    more = frame.length - kind.frame_bytes
+    # A few bytes more are padding; as many again, or fragments, tell of other pixels.
+    if more >= kind.frame_bytes or (more > 1 and os.pread(file.fileno(), 4, frame.offset) == _ITEM):
+        raise PixelError(
+            f"{frame.path}: Pixel Data (7FE0,0010) has {frame.length} bytes, "
+            f"expected {kind.frame_bytes} of plain words"
         )
     row_bytes = kind.columns * kind.bits_allocated // 8
     words = os.pread(file.fileno(), len(rows) * row_bytes, frame.offset + rows.start * row_bytes)

@@ -244,6 +244,36 @@ def test_a_folder_that_vanishes_during_the_scan_loses_only_itself(
     assert all("No such file or directory" in reason and path in reason for path, reason in lost)
 
 
+def test_a_file_that_vanishes_before_planning_loses_only_its_series(tmp_path: Path) -> None:
+    # Whether frames at one position are the same is told by their bytes.
+    phantom = SeriesPhantom()
+    write_series(tmp_path / "one", phantom)
+    (twin,) = write_series(tmp_path, phantom.only(2), file_names=["twin"])
+    write_series(tmp_path / "two", seed="two")
+    catalog = dd.scan(tmp_path, progress=False)
+    twin.unlink()
+
+    plan = dd.plan_stacks(catalog)
+
+    assert [stack.shape[0] for stack in plan.stacks] == [5]
+    left_out = {row.reason for row in plan.outcomes if row.outcome == "rejected"}
+    assert all(str(twin) in reason for reason in left_out)
+    assert len(left_out) == 1
+
+
+def test_a_file_that_changes_before_planning_is_not_taken_for_a_duplicate(tmp_path: Path) -> None:
+    phantom = SeriesPhantom()
+    write_series(tmp_path, phantom)
+    (twin,) = write_series(tmp_path, phantom.only(2), file_names=["twin"])
+    catalog = dd.scan(tmp_path, progress=False)
+    twin.write_bytes(bytes(twin.stat().st_size))
+
+    plan = dd.plan_stacks(catalog)
+
+    assert plan.stacks == ()
+    assert {row.outcome for row in plan.outcomes} == {"rejected"}
+
+
 def test_a_root_that_vanished_is_an_error_and_not_an_empty_archive(tmp_path: Path) -> None:
     root = tmp_path / "archive"
     write_series(root)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import dicomdata as dd
 from dicomdata.geometry import lps_to_ras
-from dicomdata.testing.phantoms import SeriesPhantom, write_series
+from dicomdata.testing.phantoms import SeriesPhantom, phantom_uid, write_series
 from dicomdata.testing.strategies import LOSSLESS, NATIVE, file_names, regions, series_phantoms
 
 if TYPE_CHECKING:
@@ -244,6 +244,7 @@ def test_a_region_is_a_part_of_the_whole(
     data: st.DataObject, phantom: SeriesPhantom, write: Callable[..., Path], planned: Planned
 ) -> None:
     (stack,) = planned(write(phantom)).stacks
+    stack = data.draw(st.sampled_from([stack, stack.reversed()]))
     region = data.draw(regions(stack.shape))
     whole = dd.read_volume(stack)
 
@@ -337,6 +338,130 @@ def test_a_stack_is_a_plan_that_travels(
     assert hash(travelled) == hash(stack)
     np.testing.assert_array_equal(dd.read_volume(travelled).voxels, dd.read_volume(stack).voxels)
 
+
+# --- whatever headers say -------------------------------------------------------------------------
+
+ODD_SLICES = st.fixed_dictionaries(
+    {
+        "depth": st.sampled_from([0, 0, 2.5, 2.5, 5, 5, 7.5, 10, 3.1, 100]),
+        "x": st.sampled_from([0] * 9 + [0.3, 40]),
+        "orientation": st.sampled_from([(1, 0, 0, 0, 1, 0)] * 9 + [(1, 0, 0, 0, 0, -1), ""]),
+        "pixel_spacing": st.sampled_from([(0.8, 0.5)] * 9 + [(1, 1), "", ("0", "0")]),
+        "frame_of_reference_uid": st.sampled_from(["1.1"] * 5 + ["1.2", ""]),
+        "slope": st.sampled_from(["1"] * 5 + ["2", "", "x"]),
+        "instance_number": st.sampled_from([None, 1, 1, 2, 2, 3, 4, 5, 6]),
+        "AcquisitionNumber": st.sampled_from([None, "1", "1", "2", "2"]),
+        "TemporalPositionIdentifier": st.sampled_from([None, None, "1", "2"]),
+        "ContentTime": st.sampled_from([None, "1200", "1201"]),
+        "look": st.integers(0, 3),
+    }
+)
+"""Slices as no scanner and every archive has them."""
+
+
+def write_odd(folder: Path, slices: list[dict[str, Any]], names: list[str]) -> None:
+    for number, (odd, name) in enumerate(zip(slices, names, strict=True)):
+        extra = {key: value for key, value in odd.items() if key[0].isupper()}
+        plain = {key: odd[key] for key in odd if key[0].islower()}
+        depth, x, look = plain.pop("depth"), plain.pop("x"), plain.pop("look")
+        write_series(
+            folder, stored=np.full((1, 2, 3), 100 * look, "u2"), positions=[(x, 0, depth)],
+            file_names=[name], sop_instance_uid=f"1.2.{number}", extra=extra, **plain,
+        )  # fmt: skip
+
+
+def check_honesty(stack: dd.Stack) -> None:
+    """Every slice is where its file says, alone there, and one with its neighbours."""
+    affine, spacing = stack.affine_lps, stack.spacing
+    for k, frame in enumerate(stack.frames):
+        assert frame.position is not None
+        off = np.linalg.norm((affine @ (k, 0, 0, 1))[:3] - frame.position)
+        assert off <= 0.1 * max(spacing)
+        assert frame.kind.pixel_spacing == spacing[1:]
+        assert (frame.kind.rows, frame.kind.columns) == stack.shape[1:]
+    assert len({frame.kind.orientation for frame in stack.frames}) == 1
+    assert len({frame.position for frame in stack.frames}) == stack.shape[0]
+
+
+@given(data=st.data(), slices=st.lists(ODD_SLICES, min_size=1, max_size=10))
+def test_whatever_headers_say_stacks_are_honest_and_names_do_not_matter(
+    data: st.DataObject,
+    slices: list[dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+    planned: Planned,
+) -> None:
+    plans = []
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("odd")
+        write_odd(folder, slices, data.draw(file_names(len(slices))))
+        plans.append(planned(folder))
+
+    one, two = (
+        {stack.id: (stack.dimension, dd.read_volume(stack).voxels.tobytes()) for stack in p.stacks}
+        for p in plans
+    )
+
+    assert one == two
+    for stack in plans[0].stacks:
+        check_honesty(stack)
+
+
+TELLING = {
+    "TemporalPositionIdentifier": "{}",
+    "AcquisitionNumber": "{}",
+    "TriggerTime": "{}.5",
+    "AcquisitionTime": "12000{}",
+    "ContentTime": "12000{}",
+    "EchoTime": "1{}.5",
+}
+"""Elements that may tell phases apart, and how they are written."""
+
+MODES = ("absent", "constant", "slice", "phase")
+
+
+@given(
+    phases=st.integers(2, 3),
+    count=st.integers(3, 4),
+    modes=st.fixed_dictionaries({name: st.sampled_from(MODES) for name in TELLING}),
+    numbering=st.sampled_from(["absent", "slice", "phase by phase", "slice by slice"]),
+    seed=st.integers(0, 99),
+)
+def test_phases_are_told_apart_by_what_tells_them_apart_and_never_by_chance(
+    phases: int,
+    count: int,
+    modes: dict[str, str],
+    numbering: str,
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    planned: Planned,
+) -> None:
+    folder = tmp_path_factory.mktemp("phases")
+    for phase in range(phases):
+        for k in range(count):
+            number = {"slice": k, "phase by phase": phase * count + k,
+                      "slice by slice": k * phases + phase}.get(numbering)  # fmt: skip
+            values = {"absent": None, "constant": 7, "slice": k, "phase": phase}
+            elements = {
+                name: None if values[modes[name]] is None else text.format(values[modes[name]])
+                for name, text in TELLING.items()
+            }
+            write_series(
+                folder, stored=np.full((1, 2, 2), phase + 1, "u2"), positions=[(0, 0, 2.5 * k)],
+                intercept=0, instance_number=number, extra=elements,
+                sop_instance_uid=phantom_uid(seed, phase, k), file_names=[f"{phase} {k}"],
+            )  # fmt: skip
+
+    plan = planned(folder)
+
+    looks = sorted(np.unique(dd.read_volume(stack).voxels).tolist() for stack in plan.stacks)
+    told = "phase" in modes.values() or numbering in {"phase by phase", "slice by slice"}
+    expected = [[phase + 1] for phase in range(phases)] if told else []
+    assert looks == expected
+    assert {stack.shape[0] for stack in plan.stacks} == ({count} if told else set())
+    assert bool(plan.rejected) != told
+
+
+# --- whatever happens to an archive ---------------------------------------------------------------
 
 CHANGES = ("add", "remove", "move", "spoil", "mend", "touch")
 

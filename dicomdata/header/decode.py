@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dicomdata.errors import HeaderError, OtherObjectError
 from dicomdata.header.elements import SPECIFIC_CHARACTER_SET, TRANSFER_SYNTAX_UID, Elements
 from dicomdata.header.parsing import UNDEFINED_LENGTH
-from dicomdata.header.records import Frame, Instance, Kind, Orientation
+from dicomdata.header.records import NATIVE, Frame, Instance, Kind, Orientation
 from dicomdata.rescale import Padding, Rescale, as_signed
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ _LOSSY_SYNTAXES = frozenset(
 
 _WORD_STARTS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Where a keyword's words meet: Pixel|Spacing, SOP|Class|UID."""
+
+_PIXEL_DATA = 0x7FE00010
 
 _ESCAPE = b"\x1b"
 """Switches character sets in the middle of a text (ISO 2022)."""
@@ -244,6 +246,14 @@ def check_object(values: Values) -> None:
         )
     if pixels is None:
         raise HeaderError(f"{path}: Pixel Data (7FE0,0010) is missing", keyword="PixelData")
+    if pixels.tag != _PIXEL_DATA:
+        raise HeaderError(f"{path}: Float Pixel Data (7FE0,{pixels.tag & 0xFFFF:04X}) is not read")
+    if pixels.length == UNDEFINED_LENGTH and values.elements.transfer_syntax_uid in NATIVE:
+        raise HeaderError(
+            f"{path}: Pixel Data (7FE0,0010) is encapsulated, Transfer Syntax UID (0002,0010) says "
+            f"it is not",
+            keyword="PixelData",
+        )
 
 
 def decode_instance(elements: Elements, kept: Mapping[str, str]) -> Instance:
@@ -268,7 +278,9 @@ def decode_instance(elements: Elements, kept: Mapping[str, str]) -> Instance:
 def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
     bits_allocated = values.needed_word("BitsAllocated")
     bits_stored = values.word("BitsStored") or bits_allocated
-    signed = values.word("PixelRepresentation") == 1
+    signed = values.needed_word("PixelRepresentation")
+    if signed not in (0, 1):
+        raise values.error("PixelRepresentation", f"must be 0 or 1, got {signed}")
     syntax = values.elements.transfer_syntax_uid
     return Kind(
         sop_class_uid=values.text("SOPClassUID"),
@@ -283,14 +295,14 @@ def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
         bits_allocated=bits_allocated,
         bits_stored=bits_stored,
         high_bit=_or(values.word("HighBit"), bits_stored - 1),
-        signed=signed,
+        signed=signed == 1,
         planar_configuration=values.word("PlanarConfiguration") or 0,
         orientation=_decode_orientation(values),
         pixel_spacing=_decode_spacing(values),
         rescale=_decode_rescale(values),
         rescale_type=values.text("RescaleType"),
         modality_lut=TAGS["ModalityLUTSequence"] in values.elements.values,
-        padding=_decode_padding(values, bits=bits_stored, signed=signed),
+        padding=_decode_padding(values, bits=bits_stored, signed=signed == 1),
         lossy=syntax in _LOSSY_SYNTAXES or values.text("LossyImageCompression") == "01",
         units=values.text("Units"),
         patient_position=values.text("PatientPosition"),
