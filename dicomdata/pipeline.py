@@ -101,8 +101,8 @@ def batches(  # noqa: PLR0913 - every step has something to choose, all of it by
     #    become a MetaTensor in HU, RAS, ready for MONAI's transforms. Warns of what was left out.
     dataset = VolumeDataset.from_plan(plan, transform=transform, cache=cache)
 
-    # 5. A batch is some samples. MONAI's loader is PyTorch's, but for one thing: it seeds the
-    #    random transforms of each worker, which otherwise all draw the same numbers.
+    # 5. A batch is some samples. Any loader will do: the dataset gives the random transforms of
+    #    each worker a state of their own. MONAI's is PyTorch's, with a seed for its own datasets.
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
