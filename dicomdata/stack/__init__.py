@@ -200,7 +200,7 @@ def _judge(group: Group, account: _Account, policy: Policy) -> None:
 def _build_stack(series: Series, group: Group, policy: Policy, *, duplicates: int) -> Stack:
     frames = [each.frame for each in group.frames]
     grid = prove_grid(frames, [plane_of(frame) for frame in frames])
-    unit = find_unit(frames)
+    unit = find_unit(frames, policy.pet_unit)
     findings = [*group.findings, *grid.findings, *value_findings(frames, unit)]
     if duplicates:
         text = f"{duplicates} frame(s) repeat another's position and pixels"

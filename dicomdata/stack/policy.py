@@ -21,7 +21,13 @@ class Finding:
     """What was found, in words."""
 
     amount: float | None = None
-    """How much: degrees for a tilt, mm for a distance, else a number of frames."""
+    """How much, in `unit`; None where there is no measure."""
+
+    unit: Literal["", "mm", "degrees", "frames"] = ""
+    """Of `amount`."""
+
+    where: tuple[int, ...] = ()
+    """Slice numbers it concerns; empty where it concerns the whole stack."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
@@ -61,6 +67,11 @@ class Policy:
 
     monochrome1: Choice = "accept"
     """Meant to be shown inverted; values stay those of the modality."""
+
+    pet_unit: Literal["BQML", "SUVbw", "SUVlbm", "SUVbsa"] = "BQML"
+    """What PET comes out in: as its Units (0054,1001) say, or as standardised uptake values by body
+    weight, lean body mass or body surface area. A series whose header cannot support it is
+    rejected."""
 
     rescale_missing: Choice = "accept"
     """CT without Rescale Slope and Intercept: the unit is "stored", not HU."""
@@ -106,6 +117,11 @@ class Policy:
                 valid = value in ("air", "keep") or isinstance(value, int | float)
                 if not valid or isinstance(value, bool):
                     raise ConfigError(f"padding={value!r}: expected 'air', 'keep' or a number")
+            elif field.name == "pet_unit":
+                if value not in ("BQML", "SUVbw", "SUVlbm", "SUVbsa"):
+                    raise ConfigError(
+                        f"pet_unit={value!r}: expected 'BQML', 'SUVbw', 'SUVlbm' or 'SUVbsa'"
+                    )
             elif value not in ("accept", "reject"):
                 raise ConfigError(f"{field.name}={value!r}: expected 'accept' or 'reject'")
             elif value == "accept" and field.name in _NEVER_ACCEPTED:

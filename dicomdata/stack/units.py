@@ -51,7 +51,7 @@ def check_pixels(frame: Frame) -> None:
         raise GeometryError(f"not_a_volume: {frame.path}: {wrong}")
 
 
-def find_unit(frames: Sequence[Frame]) -> str:
+def find_unit(frames: Sequence[Frame], pet_unit: str = "BQML") -> str:
     """Name the output units of a stack: "HU", "BQML", a Rescale Type, or "stored".
 
     "HU" only where the header supports it: CT, rescaled, Rescale Type HU or none.

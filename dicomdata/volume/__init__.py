@@ -15,16 +15,13 @@ from dicomdata.errors import RescaleError
 from dicomdata.geometry import lps_to_ras
 from dicomdata.pixels import read_stored
 from dicomdata.regions import Region
-from dicomdata.rescale import AIR_HU, Rescale
-from dicomdata.stack.units import padding_collides
+from dicomdata.volume.units import write_output
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-    from dicomdata.header import Frame, Kind
     from dicomdata.stack import Stack
 
-_INT16 = np.iinfo(np.int16)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.int16))
 
 
@@ -98,46 +95,7 @@ def read_volume(
         frame = frames[number]
         stored = read_stored(frame, rows)[:, columns.start : columns.stop]
         try:
-            _convert(stored, voxels[k], frame, unit=stack.unit, padding=fill)
+            write_output(stored, voxels[k], frame.kind, unit=stack.unit, padding=fill)
         except RescaleError as error:
             raise RescaleError(f"{frame.path}: {error}") from error
     return Volume(voxels, stack.unit, np.ones(len(slices), np.bool_), stack, box)
-
-
-def _convert(
-    stored: NDArray[np.integer[Any]],
-    out: NDArray[Any],
-    frame: Frame,
-    *,
-    unit: str,
-    padding: float | str,
-) -> None:
-    """Write the output units of one frame, and what its padding becomes, into `out`."""
-    kind = frame.kind
-    rescale = kind.rescale or Rescale()
-    fill = _fill(kind, rescale, unit, padding)
-    if kind.padding is None or fill is None:
-        rescale.into(stored, out)
-        return
-    padded = kind.padding.mask(stored)
-    if out.dtype == np.int16:
-        if not (fill.is_integer() and _INT16.min <= fill <= _INT16.max):
-            raise RescaleError(f"padding {fill} does not fit int16: read float32")
-        # Padding may be far beyond int16 where no measured value is.
-        measured = stored[~padded]
-        stored = np.where(padded, measured.min() if measured.size else 0, stored)
-    rescale.into(stored, out)
-    np.copyto(out, fill, where=padded, casting="unsafe")
-
-
-def _fill(kind: Kind, rescale: Rescale, unit: str, padding: float | str) -> float | None:
-    """Give the output that padded voxels get; None where they stay as they are."""
-    if padding == "keep":
-        return None
-    if padding != "air":
-        return float(padding)
-    if padding_collides(kind, unit):
-        return None
-    if unit == "HU":
-        return AIR_HU
-    return rescale.ends(bits_stored=kind.bits_stored, signed=kind.signed)[0]

@@ -1,0 +1,67 @@
+"""Stored values of one frame -> output units, by what its header says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dicomdata.errors import RescaleError
+from dicomdata.rescale import AIR_HU, Rescale
+from dicomdata.stack.units import padding_collides
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dicomdata.header import Kind
+
+_INT16 = np.iinfo(np.int16)
+
+
+def write_output(
+    stored: NDArray[np.integer[Any]],
+    out: NDArray[Any],
+    kind: Kind,
+    *,
+    unit: str,
+    padding: float | str,
+) -> None:
+    """Write the output units of stored values, and what padding becomes, into `out`.
+
+    Args:
+        stored: (rows, columns), of one frame.
+        out: of the same shape, float32 or int16.
+        kind: what the frame's header says of its values.
+        unit: the output unit of the stack.
+        padding: what padded voxels become: "air", "keep" or a number.
+
+    Raises:
+        RescaleError: if `out` is int16 and an output is not whole or does not fit.
+    """
+    rescale = kind.rescale or Rescale()
+    fill = _fill(kind, rescale, unit, padding)
+    if kind.padding is None or fill is None:
+        rescale.into(stored, out)
+        return
+    padded = kind.padding.mask(stored)
+    if out.dtype == np.int16:
+        if not (fill.is_integer() and _INT16.min <= fill <= _INT16.max):
+            raise RescaleError(f"padding {fill} does not fit int16: read float32")
+        # Padding may be far beyond int16 where no measured value is.
+        measured = stored[~padded]
+        stored = np.where(padded, measured.min() if measured.size else 0, stored)
+    rescale.into(stored, out)
+    np.copyto(out, fill, where=padded, casting="unsafe")
+
+
+def _fill(kind: Kind, rescale: Rescale, unit: str, padding: float | str) -> float | None:
+    """Give the output that padded voxels get; None where they stay as they are."""
+    if padding == "keep":
+        return None
+    if padding != "air":
+        return float(padding)
+    if padding_collides(kind, unit):
+        return None
+    if unit == "HU":
+        return AIR_HU
+    return rescale.ends(bits_stored=kind.bits_stored, signed=kind.signed)[0]
