@@ -18,9 +18,9 @@ from pydicom.sequence import Sequence
 
 import dicomdata as dd
 from dicomdata.header import kept_tags
-from dicomdata.header.decode import TAGS
 from dicomdata.header.elements import read_elements
 from dicomdata.header.parsing import parse
+from dicomdata.header.values import TAGS
 from dicomdata.testing.phantoms import SeriesPhantom, write_series
 from dicomdata.testing.strategies import LOSSLESS, NATIVE, series_phantoms
 

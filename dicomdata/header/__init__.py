@@ -10,11 +10,12 @@ import os
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import ConfigError, DicomDataError, FileError, HeaderError
-from dicomdata.header.decode import TAGS, decode_instance, element_name, missing_element
+from dicomdata.header.decode import decode_instance
 from dicomdata.header.elements import read_elements
 from dicomdata.header.fragments import join_fragments
 from dicomdata.header.parsing import inflated_pixels, parse
 from dicomdata.header.records import Frame, Instance, Kind
+from dicomdata.header.values import TAGS, element_name, missing_element
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,81 +8,19 @@ position may still be shown, and `stack` says what is missing when a volume is w
 from __future__ import annotations
 
 import math
-import re
-import struct
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from dicomdata.errors import HeaderError, OtherObjectError
-from dicomdata.header.elements import SPECIFIC_CHARACTER_SET, TRANSFER_SYNTAX_UID, Elements
+from dicomdata.header.frames import decode_frames
 from dicomdata.header.parsing import UNDEFINED_LENGTH
-from dicomdata.header.records import NATIVE, Frame, Instance, Kind, Orientation
+from dicomdata.header.records import NATIVE, Instance, Kind, Orientation
+from dicomdata.header.values import TAGS, Values, first_known
 from dicomdata.rescale import Padding, Rescale, as_signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TAGS = {
-    "SpecificCharacterSet": SPECIFIC_CHARACTER_SET,
-    "TransferSyntaxUID": TRANSFER_SYNTAX_UID,
-    "MediaStorageSOPClassUID": 0x00020002,
-    "ImageType": 0x00080008,
-    "SOPClassUID": 0x00080016,
-    "SOPInstanceUID": 0x00080018,
-    "AcquisitionTime": 0x00080032,
-    "ContentTime": 0x00080033,
-    "Modality": 0x00080060,
-    "Manufacturer": 0x00080070,
-    "SeriesDescription": 0x0008103E,
-    "ManufacturerModelName": 0x00081090,
-    "PatientID": 0x00100020,
-    "BodyPartExamined": 0x00180015,
-    "SliceThickness": 0x00180050,
-    "EchoTime": 0x00180081,
-    "SpacingBetweenSlices": 0x00180088,
-    "TriggerTime": 0x00181060,
-    "GantryDetectorTilt": 0x00181120,
-    "PatientPosition": 0x00185100,
-    "DiffusionBValue": 0x00189087,
-    "StudyInstanceUID": 0x0020000D,
-    "SeriesInstanceUID": 0x0020000E,
-    "SeriesNumber": 0x00200011,
-    "AcquisitionNumber": 0x00200012,
-    "InstanceNumber": 0x00200013,
-    "ImagePositionPatient": 0x00200032,
-    "ImageOrientationPatient": 0x00200037,
-    "FrameOfReferenceUID": 0x00200052,
-    "TemporalPositionIdentifier": 0x00200100,
-    "SliceLocation": 0x00201041,
-    "SamplesPerPixel": 0x00280002,
-    "PhotometricInterpretation": 0x00280004,
-    "PlanarConfiguration": 0x00280006,
-    "NumberOfFrames": 0x00280008,
-    "Rows": 0x00280010,
-    "Columns": 0x00280011,
-    "PixelSpacing": 0x00280030,
-    "BitsAllocated": 0x00280100,
-    "BitsStored": 0x00280101,
-    "HighBit": 0x00280102,
-    "PixelRepresentation": 0x00280103,
-    "PixelPaddingValue": 0x00280120,
-    "PixelPaddingRangeLimit": 0x00280121,
-    "RescaleIntercept": 0x00281052,
-    "RescaleSlope": 0x00281053,
-    "RescaleType": 0x00281054,
-    "LossyImageCompression": 0x00282110,
-    "ModalityLUTSequence": 0x00283000,
-    "Units": 0x00541001,
-    "FrameType": 0x00089007,
-    "EffectiveEchoTime": 0x00189082,
-    "TemporalPositionIndex": 0x00209128,
-    "NominalCardiacTriggerDelayTime": 0x00209153,
-    "FrameAcquisitionNumber": 0x00209156,
-}
-"""Keyword -> tag of every element that is read from a header (PS3.6)."""
-
-_IMAGE_CLASSES = "1.2.840.10008.5.1.4.1.1."
-"""Every storage class begins so; see `_NOT_IMAGES` for those that are not frames of a patient."""
+    from dicomdata.header.elements import Elements
 
 _NOT_IMAGES = {
     "1.2.840.10008.1.3.10": "a DICOMDIR",
@@ -118,112 +56,7 @@ _LOSSY_SYNTAXES = frozenset(
 )
 """JPEG baseline and extended, JPEG-LS near-lossless; JPEG 2000 and HTJ2K that may be lossy."""
 
-_WORD_STARTS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-"""Where a keyword's words meet: Pixel|Spacing, SOP|Class|UID."""
-
 _PIXEL_DATA = 0x7FE00010
-
-_ESCAPE = b"\x1b"
-"""Switches character sets in the middle of a text (ISO 2022)."""
-
-_MOST_FRAMES = 2**16
-"""Frames of a deflated file beyond which its header is not believed."""
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-
-class Values:
-    """The values of one file's elements by keyword, decoded; errors name file and element."""
-
-    def __init__(self, elements: Elements) -> None:
-        self.elements = elements
-
-    def text(self, keyword: str) -> str:
-        """Give the value as text, without padding; "" where it is absent or empty."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
-        return _decoded(raw, self.elements).strip(" \0")
-
-    def floats(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        """Give decimal strings as `count` finite numbers; None where they are absent or empty."""
-        text = self.text(keyword)
-        if not text:
-            return None
-        parts = [part.strip(" \0") for part in text.split("\\")]
-        try:
-            numbers = tuple(_number(part) for part in parts[:count])
-        except ValueError:
-            numbers = ()
-        # Three spacings, of which the first two count, are seen; two positions never mean three.
-        if len(numbers) != count or (len(parts) != count and keyword != "PixelSpacing"):
-            raise self.error(keyword, f"must be {count} decimal number(s), got {text!r}")
-        if not all(map(math.isfinite, numbers)):
-            raise self.error(keyword, f"must be finite, got {text!r}")
-        return numbers
-
-    def number(self, keyword: str) -> float | None:
-        """Give a number that is only reported: None where it is absent or malformed."""
-        try:
-            values = self.floats(keyword, 1)
-        except HeaderError:
-            return None
-        return values[0] if values else None
-
-    def integer(self, keyword: str) -> int | None:
-        """Give a whole number that is only reported: None where it is absent or malformed."""
-        value = self.number(keyword)
-        return int(value) if value is not None and value.is_integer() else None
-
-    def word(self, keyword: str) -> int | None:
-        """Give a 16-bit number (US or SS) as its unsigned word; None where it is absent."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
-        if not raw:
-            return None
-        if len(raw) != 2:
-            raise self.error(keyword, f"must be one 16-bit number, got {len(raw)} bytes")
-        return int.from_bytes(raw, "big" if self.elements.big_endian else "little")
-
-    def needed_word(self, keyword: str) -> int:
-        """Give a 16-bit number that pixels cannot do without."""
-        word = self.word(keyword)
-        if word is None:
-            raise missing_element(self.elements.path, keyword)
-        return word
-
-    def double_word(self, keyword: str) -> int | None:
-        """Give a 32-bit number (UL) that is only reported."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
-        if len(raw) != 4:
-            return None
-        return int.from_bytes(raw, "big" if self.elements.big_endian else "little")
-
-    def double(self, keyword: str) -> float | None:
-        """Give an FD value that is only reported."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
-        if len(raw) != 8:
-            return None
-        value: float = struct.unpack(">d" if self.elements.big_endian else "<d", raw)[0]
-        return value if math.isfinite(value) else None
-
-    def error(self, keyword: str, problem: str) -> HeaderError:
-        """Build the error for one element: file, element, what is wrong."""
-        return HeaderError(
-            f"{self.elements.path}: {element_name(keyword)} {problem}", keyword=keyword
-        )
-
-
-def element_name(keyword: str) -> str:
-    """Name an element as the standard does: "Image Position (Patient) (0020,0032)"."""
-    tag = TAGS[keyword]
-    name = _WORD_STARTS.sub(" ", keyword)
-    if name.startswith(("Image Position", "Image Orientation")):
-        name = name.replace(" Patient", " (Patient)")
-    return f"{name} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
-
-
-def missing_element(path: str, keyword: str) -> HeaderError:
-    """Build the error for a file that lacks an element."""
-    return HeaderError(f"{path}: {element_name(keyword)} is missing", keyword=keyword)
 
 
 def check_object(values: Values) -> None:
@@ -271,7 +104,7 @@ def decode_instance(elements: Elements, kept: Mapping[str, str]) -> Instance:
         mtime_ns=elements.mtime_ns,
         series_instance_uid=values.text("SeriesInstanceUID"),
         patient_id=values.text("PatientID"),
-        frames=_decode_frames(values, kept),
+        frames=decode_frames(values, lambda own: _decode_kind(own, kept)),
     )
 
 
@@ -294,7 +127,7 @@ def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
         photometric_interpretation=values.text("PhotometricInterpretation"),
         bits_allocated=bits_allocated,
         bits_stored=bits_stored,
-        high_bit=_or(values.word("HighBit"), bits_stored - 1),
+        high_bit=first_known(values.word("HighBit"), bits_stored - 1),
         signed=signed == 1,
         planar_configuration=values.word("PlanarConfiguration") or 0,
         orientation=_decode_orientation(values),
@@ -309,7 +142,7 @@ def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
         slice_thickness=values.number("SliceThickness"),
         spacing_between_slices=values.number("SpacingBetweenSlices"),
         gantry_detector_tilt=values.number("GantryDetectorTilt"),
-        echo_time=_or(values.double("EffectiveEchoTime"), values.number("EchoTime")),
+        echo_time=first_known(values.double("EffectiveEchoTime"), values.number("EchoTime")),
         b_value=values.double("DiffusionBValue"),
         modality=values.text("Modality"),
         manufacturer=values.text("Manufacturer"),
@@ -359,117 +192,3 @@ def _decode_padding(values: Values, *, bits: int, signed: bool) -> Padding | Non
     value = as_signed(words[0], bits=width, signed=signed)
     limit = value if words[1] is None else as_signed(words[1], bits=width, signed=signed)
     return Padding(value, limit)
-
-
-def _decode_frames(values: Values, kept: Mapping[str, str]) -> tuple[Frame, ...]:
-    """Describe every frame of a file; a functional group outranks the element beside it."""
-    elements = values.elements
-    count = max(elements.frame_count, len(elements.groups))
-    _check_claims(values, count)
-    frames = []
-    kinds: dict[Kind, Kind] = {}
-    for number in range(count):
-        own = values
-        if number < len(elements.groups):
-            own = Values(replace(elements, values={**elements.values, **elements.groups[number]}))
-        kind = _decode_kind(own, kept)
-        offset, length = _place(elements, kind, number)
-        frames.append(_decode_frame(own, kinds.setdefault(kind, kind), number, offset, length))
-    return tuple(frames)
-
-
-def _check_claims(values: Values, count: int) -> None:
-    """Hold Number of Frames against the file before anything is made for each frame."""
-    elements, pixels = values.elements, values.elements.pixels
-    if count == 1 or pixels is None:
-        return
-    frame_bytes = values.needed_word("Rows") * values.needed_word("Columns")
-    if pixels.length == UNDEFINED_LENGTH:
-        if len(elements.spans) != count:
-            problem = f"is {count}, and the fragments of Pixel Data are not those of {count} frames"
-            raise values.error("NumberOfFrames", problem)
-    elif pixels.offset >= 0 and count * frame_bytes // 8 > elements.size:
-        problem = f"is {count}: more frames than a file of {elements.size} bytes can hold"
-        raise values.error("NumberOfFrames", problem)
-    elif count > _MOST_FRAMES:
-        raise values.error("NumberOfFrames", f"is {count}: more than is believable")
-
-
-def _place(elements: Elements, kind: Kind, number: int) -> tuple[int, int]:
-    """Say where the pixels of a frame lie: offset and length; (-1, 0) in a deflated file."""
-    pixels = elements.pixels
-    if pixels is None or pixels.offset < 0:
-        return -1, 0
-    if pixels.length == UNDEFINED_LENGTH:
-        # Damaged fragments are found when they are read.
-        whole = (pixels.offset, elements.size - pixels.offset)
-        return elements.spans[number] if elements.spans else whole
-    if elements.frame_count == 1:
-        return pixels.offset, pixels.length
-    return pixels.offset + number * kind.frame_bytes, kind.frame_bytes
-
-
-def _decode_frame(values: Values, kind: Kind, number: int, offset: int, length: int) -> Frame:
-    elements = values.elements
-    position = values.floats("ImagePositionPatient", 3)
-    return Frame(
-        path=elements.path,
-        size=elements.size,
-        mtime_ns=elements.mtime_ns,
-        sop_instance_uid=values.text("SOPInstanceUID"),
-        number=number,
-        kind=kind,
-        position=None if position is None else (position[0], position[1], position[2]),
-        decimals=_decimals(values.text("ImagePositionPatient")) if position else (0, 0, 0),
-        instance_number=values.integer("InstanceNumber"),
-        slice_location=values.number("SliceLocation"),
-        acquisition_number=_or(
-            values.word("FrameAcquisitionNumber"), values.integer("AcquisitionNumber")
-        ),
-        temporal_position=_or(
-            values.double_word("TemporalPositionIndex"),
-            values.integer("TemporalPositionIdentifier"),
-        ),
-        trigger_time=_or(
-            values.double("NominalCardiacTriggerDelayTime"), values.number("TriggerTime")
-        ),
-        acquisition_time=values.text("AcquisitionTime"),
-        content_time=values.text("ContentTime"),
-        offset=offset,
-        length=length,
-    )
-
-
-def _number(text: str) -> float:
-    if "_" in text:
-        # Python reads "1_000" as a number; DICOM does not.
-        raise ValueError(text)
-    return float(text)
-
-
-def _decimals(text: str) -> tuple[int, int, int]:
-    """Count the digits after the point of each number of a position: "12.50" has two."""
-    counts = []
-    for part in text.split("\\"):
-        mantissa, _, exponent = part.strip(" \0").lower().partition("e")
-        digits = len(mantissa.partition(".")[2])
-        counts.append(max(digits - int(exponent or 0), 0))
-    return counts[0], counts[1], counts[2]
-
-
-def _or(value: T | None, otherwise: U) -> T | U:
-    return otherwise if value is None else value
-
-
-def _decoded(raw: bytes, elements: Elements) -> str:
-    """Decode text by Specific Character Set (0008,0005); Latin-1 where that fails."""
-    if raw.isascii() and _ESCAPE not in raw:
-        return raw.decode("ascii")
-    names = elements.values.get(SPECIFIC_CHARACTER_SET, b"").decode("ascii", "replace")
-    try:
-        from pydicom.charset import convert_encodings, decode_bytes
-
-        encodings = convert_encodings([name.strip(" \0") for name in names.split("\\")])
-        return decode_bytes(raw, encodings, {0x5C})
-    except Exception:  # noqa: BLE001 - pydicom warns and raises many kinds on unknown sets
-        return raw.decode("latin-1")

@@ -1,0 +1,202 @@
+"""The values of a file's elements by keyword, decoded; errors name file and element."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from typing import TYPE_CHECKING, TypeVar
+
+from dicomdata.errors import HeaderError
+from dicomdata.header.elements import SPECIFIC_CHARACTER_SET, TRANSFER_SYNTAX_UID
+
+if TYPE_CHECKING:
+    from dicomdata.header.elements import Elements
+
+TAGS = {
+    "SpecificCharacterSet": SPECIFIC_CHARACTER_SET,
+    "TransferSyntaxUID": TRANSFER_SYNTAX_UID,
+    "MediaStorageSOPClassUID": 0x00020002,
+    "ImageType": 0x00080008,
+    "SOPClassUID": 0x00080016,
+    "SOPInstanceUID": 0x00080018,
+    "AcquisitionTime": 0x00080032,
+    "ContentTime": 0x00080033,
+    "Modality": 0x00080060,
+    "Manufacturer": 0x00080070,
+    "SeriesDescription": 0x0008103E,
+    "ManufacturerModelName": 0x00081090,
+    "PatientID": 0x00100020,
+    "BodyPartExamined": 0x00180015,
+    "SliceThickness": 0x00180050,
+    "EchoTime": 0x00180081,
+    "SpacingBetweenSlices": 0x00180088,
+    "TriggerTime": 0x00181060,
+    "GantryDetectorTilt": 0x00181120,
+    "PatientPosition": 0x00185100,
+    "DiffusionBValue": 0x00189087,
+    "StudyInstanceUID": 0x0020000D,
+    "SeriesInstanceUID": 0x0020000E,
+    "SeriesNumber": 0x00200011,
+    "AcquisitionNumber": 0x00200012,
+    "InstanceNumber": 0x00200013,
+    "ImagePositionPatient": 0x00200032,
+    "ImageOrientationPatient": 0x00200037,
+    "FrameOfReferenceUID": 0x00200052,
+    "TemporalPositionIdentifier": 0x00200100,
+    "SliceLocation": 0x00201041,
+    "SamplesPerPixel": 0x00280002,
+    "PhotometricInterpretation": 0x00280004,
+    "PlanarConfiguration": 0x00280006,
+    "NumberOfFrames": 0x00280008,
+    "Rows": 0x00280010,
+    "Columns": 0x00280011,
+    "PixelSpacing": 0x00280030,
+    "BitsAllocated": 0x00280100,
+    "BitsStored": 0x00280101,
+    "HighBit": 0x00280102,
+    "PixelRepresentation": 0x00280103,
+    "PixelPaddingValue": 0x00280120,
+    "PixelPaddingRangeLimit": 0x00280121,
+    "RescaleIntercept": 0x00281052,
+    "RescaleSlope": 0x00281053,
+    "RescaleType": 0x00281054,
+    "LossyImageCompression": 0x00282110,
+    "ModalityLUTSequence": 0x00283000,
+    "Units": 0x00541001,
+    "FrameType": 0x00089007,
+    "EffectiveEchoTime": 0x00189082,
+    "TemporalPositionIndex": 0x00209128,
+    "NominalCardiacTriggerDelayTime": 0x00209153,
+    "FrameAcquisitionNumber": 0x00209156,
+}
+"""Keyword -> tag of every element that is read from a header (PS3.6)."""
+
+_WORD_STARTS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a keyword's words meet: Pixel|Spacing, SOP|Class|UID."""
+
+_ESCAPE = b"\x1b"
+"""Switches character sets in the middle of a text (ISO 2022)."""
+
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Values:
+    """The values of one file's elements by keyword, decoded; errors name file and element."""
+
+    def __init__(self, elements: Elements) -> None:
+        self.elements = elements
+
+    def text(self, keyword: str) -> str:
+        """Give the value as text, without padding; "" where it is absent or empty."""
+        raw = self.elements.values.get(TAGS[keyword], b"")
+        return _decoded(raw, self.elements).strip(" \0")
+
+    def floats(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        """Give decimal strings as `count` finite numbers; None where they are absent or empty."""
+        text = self.text(keyword)
+        if not text:
+            return None
+        parts = [part.strip(" \0") for part in text.split("\\")]
+        try:
+            numbers = tuple(_number(part) for part in parts[:count])
+        except ValueError:
+            numbers = ()
+        # Three spacings, of which the first two count, are seen; two positions never mean three.
+        if len(numbers) != count or (len(parts) != count and keyword != "PixelSpacing"):
+            raise self.error(keyword, f"must be {count} decimal number(s), got {text!r}")
+        if not all(map(math.isfinite, numbers)):
+            raise self.error(keyword, f"must be finite, got {text!r}")
+        return numbers
+
+    def number(self, keyword: str) -> float | None:
+        """Give a number that is only reported: None where it is absent or malformed."""
+        try:
+            values = self.floats(keyword, 1)
+        except HeaderError:
+            return None
+        return values[0] if values else None
+
+    def integer(self, keyword: str) -> int | None:
+        """Give a whole number that is only reported: None where it is absent or malformed."""
+        value = self.number(keyword)
+        return int(value) if value is not None and value.is_integer() else None
+
+    def word(self, keyword: str) -> int | None:
+        """Give a 16-bit number (US or SS) as its unsigned word; None where it is absent."""
+        raw = self.elements.values.get(TAGS[keyword], b"")
+        if not raw:
+            return None
+        if len(raw) != 2:
+            raise self.error(keyword, f"must be one 16-bit number, got {len(raw)} bytes")
+        return int.from_bytes(raw, "big" if self.elements.big_endian else "little")
+
+    def needed_word(self, keyword: str) -> int:
+        """Give a 16-bit number that pixels cannot do without."""
+        word = self.word(keyword)
+        if word is None:
+            raise missing_element(self.elements.path, keyword)
+        return word
+
+    def double_word(self, keyword: str) -> int | None:
+        """Give a 32-bit number (UL) that is only reported."""
+        raw = self.elements.values.get(TAGS[keyword], b"")
+        if len(raw) != 4:
+            return None
+        return int.from_bytes(raw, "big" if self.elements.big_endian else "little")
+
+    def double(self, keyword: str) -> float | None:
+        """Give an FD value that is only reported."""
+        raw = self.elements.values.get(TAGS[keyword], b"")
+        if len(raw) != 8:
+            return None
+        value: float = struct.unpack(">d" if self.elements.big_endian else "<d", raw)[0]
+        return value if math.isfinite(value) else None
+
+    def error(self, keyword: str, problem: str) -> HeaderError:
+        """Build the error for one element: file, element, what is wrong."""
+        return HeaderError(
+            f"{self.elements.path}: {element_name(keyword)} {problem}", keyword=keyword
+        )
+
+
+def element_name(keyword: str) -> str:
+    """Name an element as the standard does: "Image Position (Patient) (0020,0032)"."""
+    tag = TAGS[keyword]
+    name = _WORD_STARTS.sub(" ", keyword)
+    if name.startswith(("Image Position", "Image Orientation")):
+        name = name.replace(" Patient", " (Patient)")
+    return f"{name} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def missing_element(path: str, keyword: str) -> HeaderError:
+    """Build the error for a file that lacks an element."""
+    return HeaderError(f"{path}: {element_name(keyword)} is missing", keyword=keyword)
+
+
+def _number(text: str) -> float:
+    if "_" in text:
+        # Python reads "1_000" as a number; DICOM does not.
+        raise ValueError(text)
+    return float(text)
+
+
+def _decoded(raw: bytes, elements: Elements) -> str:
+    """Decode text by Specific Character Set (0008,0005); Latin-1 where that fails."""
+    if raw.isascii() and _ESCAPE not in raw:
+        return raw.decode("ascii")
+    names = elements.values.get(SPECIFIC_CHARACTER_SET, b"").decode("ascii", "replace")
+    try:
+        from pydicom.charset import convert_encodings, decode_bytes
+
+        encodings = convert_encodings([name.strip(" \0") for name in names.split("\\")])
+        return decode_bytes(raw, encodings, {0x5C})
+    except Exception:  # noqa: BLE001 - pydicom warns and raises many kinds on unknown sets
+        return raw.decode("latin-1")
+
+
+def first_known(value: T | None, otherwise: U) -> T | U:
+    """Give a value, or the other where it is None."""
+    return otherwise if value is None else value
