@@ -30,6 +30,7 @@ from .header import Instance as Instance
 from .header import Kind as Kind
 from .header import read_header as read_header
 from .header import read_instance as read_instance
+from .loader import EpochSampler as EpochSampler
 from .loader import collate as collate
 from .metatensor import PlacedVoxels as PlacedVoxels
 from .metatensor import from_metatensor as from_metatensor
@@ -41,12 +42,16 @@ from .regions import Region as Region
 from .report import draw_histogram as draw_histogram
 from .report import draw_orthogonal as draw_orthogonal
 from .stack import Finding as Finding
+from .stack import FindingRow as FindingRow
+from .stack import Findings as Findings
 from .stack import Outcome as Outcome
+from .stack import Outcomes as Outcomes
 from .stack import Policy as Policy
 from .stack import Stack as Stack
 from .stack import StackPlan as StackPlan
 from .stack import plan_stacks as plan_stacks
 from .stack import stack_series as stack_series
+from .stack import untilt as untilt
 from .volume import Volume as Volume
 from .volume import read_volume as read_volume
 

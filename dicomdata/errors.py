@@ -42,10 +42,24 @@ class OtherObjectError(HeaderError):
 class GeometryError(DicomDataError, ValueError):
     """The frames of a series do not make a volume on one uniform grid."""
 
-    def __init__(self, message: str, *, finding: str = "not_a_volume") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        finding: str = "not_a_volume",
+        amount: float | None = None,
+        unit: str = "",
+        where: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.finding = finding
         """The finding that stands in the way, a field of `Policy`: "gap", "jump"."""
+        self.amount = amount
+        """How much of it, in `unit`; None where there is no measure."""
+        self.unit = unit
+        """Of `amount`: "mm", "degrees", "frames"."""
+        self.where = where
+        """Slice numbers it concerns; empty where it concerns all."""
 
 
 class RescaleError(DicomDataError, ValueError):

@@ -234,6 +234,21 @@ def fit_lattice(depths: Sequence[float]) -> Lattice:
     return Lattice(origin, spacing, tuple(numbers.tolist()), residual, half_width)
 
 
+def finest_places(depths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Place depths that are on no lattice along the finest regular one that ends where they do.
+
+    Args:
+        depths: (n,), ascending and distinct, n >= 2.
+
+    Returns:
+        (n,): 0 for the first, a whole number for the last, anything between for the others.
+    """
+    extent = depths[-1] - depths[0]
+    last = max(round(float(extent / np.diff(depths).min())), 1)
+    places: NDArray[np.float64] = (depths - depths[0]) / extent * last
+    return places
+
+
 def _numbered(gaps: NDArray[np.float64], unit: float) -> NDArray[np.int64]:
     steps = np.maximum(np.rint(gaps / unit), 1).astype(np.int64)
     return np.concatenate(([0], np.cumsum(steps)))

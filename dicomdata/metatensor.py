@@ -59,6 +59,8 @@ def describe(volume: Volume) -> dict[str, Any]:
         "unit": volume.unit,
         "modality": stack.modality,
         "series_instance_uid": stack.series_instance_uid,
+        # Text: numbers of slices that were filled in, counted from the first of the volume.
+        "filled_slices": " ".join(map(str, np.flatnonzero(~volume.valid))),
     }
 
 

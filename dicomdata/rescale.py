@@ -1,14 +1,15 @@
-"""Stored values to output units: the linear form of the Modality LUT, and padding.
+"""Stored values to output units: both forms of the Modality LUT, and padding.
 
 PS3.3 C.11.1: output = stored x Rescale Slope (0028,1053)
-+ Rescale Intercept (0028,1052), in the units of Rescale Type (0028,1054).
++ Rescale Intercept (0028,1052), in the units of Rescale Type (0028,1054);
+or output = entry of the table in a Modality LUT Sequence (0028,3000).
 
-Pure NumPy: nothing here opens a file. Sequences of Modality LUT items are not
-applied here.
+Pure NumPy: nothing here opens a file.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ import numpy as np
 from dicomdata.errors import RescaleError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 AIR_HU = -1024.0
@@ -26,6 +29,10 @@ LOWEST_TISSUE_HU = -900.0
 """Padding Values that mean more than this are also tissue (lung is -900 to -500): not masked."""
 
 _INT16 = np.iinfo(np.int16)
+
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_SMALLEST_FLOAT32 = float(np.finfo(np.float32).smallest_normal)
+"""Ends of the numbers that float32 holds with all its digits."""
 
 _EXACT_IN_FLOAT32 = 2**24
 """Whole numbers below this are exact in float32, so its arithmetic equals float64's."""
@@ -41,6 +48,15 @@ class Rescale:
     intercept: float = 0.0
     """Output units at a stored value of zero; -1024 for most CT."""
 
+    def __post_init__(self) -> None:
+        # An int has no `is_integer` before Python 3.12.
+        object.__setattr__(self, "slope", float(self.slope))
+        object.__setattr__(self, "intercept", float(self.intercept))
+        if not (math.isfinite(self.slope) and math.isfinite(self.intercept)):
+            raise RescaleError(
+                f"slope and intercept must be finite, got {self.slope} and {self.intercept}"
+            )
+
     @property
     def whole(self) -> bool:
         """Whether every whole stored value becomes a whole output."""
@@ -55,8 +71,20 @@ class Rescale:
         """
         low = -(2 ** (bits_stored - 1)) if signed else 0
         high = low + 2**bits_stored - 1
-        low_end, high_end = sorted(stored * self.slope + self.intercept for stored in (low, high))
+        low_end, high_end = sorted(map(self.at, (low, high)))
         return low_end, high_end
+
+    def at(self, stored: int) -> float:
+        """Give the output of one stored value."""
+        return stored * self.slope + self.intercept
+
+    def times(self, factor: float) -> Rescale:
+        """Give the line whose outputs are `factor` times those of this one.
+
+        Raises:
+            RescaleError: if they are beyond all numbers.
+        """
+        return Rescale(self.slope * factor, self.intercept * factor)
 
     def proves_int16(self, *, bits_stored: int, signed: bool) -> bool:
         """Whether every stored value the header allows becomes a whole number that int16 holds.
@@ -68,20 +96,32 @@ class Rescale:
         low, high = self.ends(bits_stored=bits_stored, signed=signed)
         return self.whole and _INT16.min <= low and high <= _INT16.max
 
-    def into(self, stored: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
+    def into(
+        self, stored: NDArray[np.integer[Any]], out: NDArray[Any], *, fits: bool = False
+    ) -> None:
         """Write the outputs of `stored` into `out`, of the same shape, float32 or int16.
 
         Outputs are those of float64 arithmetic, rounded once to float32.
 
+        Args:
+            stored: of any shape.
+            out: of the same shape.
+            fits: whether it is known that every output is whole and fits int16, as
+                `proves_int16` says of a header: then the values are not looked at.
+
         Raises:
-            RescaleError: if `out` is int16 and an output is not whole or does not fit.
+            RescaleError: if `out` is int16 and an output is not whole or does not fit; or if
+                an output is beyond float32.
         """
         if out.dtype == np.int16:
+            if not fits:
+                self._check_int16(stored)
             self._into_int16(stored, out)
         elif self._exact_in_float32(stored.dtype):
             np.multiply(stored, np.float32(self.slope), out=out, casting="unsafe")
             out += np.float32(self.intercept)
         else:
+            self._check_float32(stored)
             out[...] = stored * np.float64(self.slope) + self.intercept
 
     def _exact_in_float32(self, dtype: np.dtype[Any]) -> bool:
@@ -90,25 +130,91 @@ class Rescale:
         reach = max(largest, largest * abs(self.slope) + abs(self.intercept))
         return self.whole and reach <= _EXACT_IN_FLOAT32
 
-    def _into_int16(self, stored: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
+    def _check_float32(self, stored: NDArray[np.integer[Any]]) -> None:
+        """Refuse outputs that float32 has no number for.
+
+        The line alone tells nearly always, so that the values are hardly ever looked at.
+        """
+        limits = np.iinfo(stored.dtype)
+        reach = max(abs(self.at(int(limits.min))), abs(self.at(int(limits.max))))
+        if 0 < abs(self.slope) < _SMALLEST_FLOAT32:
+            raise RescaleError(f"a slope of {self.slope:g} is too small for float32")
+        if reach <= _LARGEST_FLOAT32 or stored.size == 0:
+            return
+        low, high = sorted(self.at(int(end)) for end in (stored.min(), stored.max()))
+        if max(-low, high) > _LARGEST_FLOAT32:
+            raise RescaleError(
+                f"outputs from {low:g} to {high:g} do not fit float32: slope {self.slope:g}, "
+                f"intercept {self.intercept:g}"
+            )
+
+    def _check_int16(self, stored: NDArray[np.integer[Any]]) -> None:
         if not self.whole:
             raise RescaleError(
                 f"int16 needs a whole Rescale Slope and Intercept, "
                 f"got {self.slope:g} and {self.intercept:g}: read float32"
             )
-        low, high = sorted(
+        _check_ends_int16(
             int(end) * int(self.slope) + int(self.intercept) for end in (stored.min(), stored.max())
         )
-        if low < _INT16.min or high > _INT16.max:
-            raise RescaleError(
-                f"outputs from {low} to {high} do not fit int16 "
-                f"({_INT16.min} to {_INT16.max}): read float32"
-            )
+
+    def _into_int16(self, stored: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
         # Every output fits, so arithmetic that wraps around at 16 bits ends where it should.
         np.copyto(out, stored, casting="unsafe")
         if self.slope != 1:
             out *= _wrapped(self.slope)
         out += _wrapped(self.intercept)
+
+
+@dataclass(frozen=True, slots=True)
+class LookupTable:
+    """Outputs entry by entry: the one item of a Modality LUT Sequence (PS3.3 C.11.1.1)."""
+
+    first: int
+    """Stored value of the first entry; those below it have its output, too."""
+
+    entries: bytes
+    """Outputs of `first` and the stored values above it, little endian, 2 bytes each; stored
+    values beyond the last have the last output."""
+
+    signed: bool = False
+    """Whether entries are signed: the standard says they are not, some writers say SS."""
+
+    bits: int = 16
+    """Bits of an entry, as LUT Descriptor (0028,3002) says; the standard knows 8 and 16."""
+
+    @property
+    def outputs(self) -> NDArray[np.integer[Any]]:
+        """(entries,): the outputs, read-only."""
+        return np.frombuffer(self.entries, "<i2" if self.signed else "<u2")
+
+    def ends(self, *, bits_stored: int, signed: bool) -> tuple[float, float]:  # noqa: ARG002
+        """Give the lowest and highest output, as `Rescale.ends` does."""
+        return float(self.outputs.min()), float(self.outputs.max())
+
+    def proves_int16(self, *, bits_stored: int, signed: bool) -> bool:
+        """Whether every entry is a number that int16 holds."""
+        low, high = self.ends(bits_stored=bits_stored, signed=signed)
+        return _INT16.min <= low and high <= _INT16.max
+
+    def at(self, stored: int) -> float:
+        """Give the output of one stored value."""
+        outputs = self.outputs
+        return float(outputs[min(max(stored - self.first, 0), len(outputs) - 1)])
+
+    def into(
+        self, stored: NDArray[np.integer[Any]], out: NDArray[Any], *, fits: bool = False
+    ) -> None:
+        """Write the outputs of `stored` into `out`, as `Rescale.into` does.
+
+        Raises:
+            RescaleError: if `out` is int16 and an output does not fit.
+        """
+        indices = np.subtract(stored, self.first, dtype=np.int64)
+        outputs = np.take(self.outputs, indices, mode="clip")
+        if out.dtype == np.int16 and not fits:
+            _check_ends_int16((int(outputs.min()), int(outputs.max())))
+        np.copyto(out, outputs, casting="unsafe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +245,15 @@ class Padding:
             return np.asarray(stored == low, np.bool_)
         inside = (stored >= max(low, limits.min)) & (stored <= min(high, limits.max))
         return np.asarray(inside, np.bool_)
+
+
+def _check_ends_int16(ends: Iterable[int]) -> None:
+    low, high = sorted(ends)
+    if low < _INT16.min or high > _INT16.max:
+        raise RescaleError(
+            f"outputs from {low} to {high} do not fit int16 "
+            f"({_INT16.min} to {_INT16.max}): read float32"
+        )
 
 
 def _wrapped(number: float) -> np.int16:

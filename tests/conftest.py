@@ -109,7 +109,9 @@ def check_account(plan: dd.StackPlan) -> None:
         assert not row.stack or row.stack in stacks, row
     used = Counter((row.stack, row.path, row.slice_number) for row in rows if row.outcome == "used")
     assert used == Counter(
-        (stack.id, path, number) for stack in plan.stacks for number, path in enumerate(stack.paths)
+        (stack.id, path, number)
+        for stack in plan.stacks
+        for path, number in zip(stack.paths, stack.slice_numbers, strict=True)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,6 +113,116 @@ def test_a_frame_of_odd_length_is_read_without_its_padding_byte(tmp_path: Path) 
     words = np.arange(15, dtype="u1").reshape(3, 5)
 
     assert stored_values(write_one(tmp_path, words)).tolist() == words.tolist()
+
+
+# --- big endian -----------------------------------------------------------------------------------
+
+
+def write_big_endian_bytes(
+    folder: Path, pixels: NDArray[Any], representation: str, frames: int = 1
+) -> Path:
+    """Write 8-bit pixels as Explicit VR Big Endian, in bytes (OB) or in words (OW, PS3.5 A.3)."""
+    path = write_one(folder, pixels[0], transfer_syntax_uid=uid.ExplicitVRBigEndian)
+    header = pydicom.dcmread(path)
+    content = pixels.tobytes() + b"\0" * (pixels.size % 2)
+    if representation == "OW":
+        content = np.frombuffer(content, "<u2").astype(">u2").tobytes()
+    header["PixelData"].VR = representation
+    header.PixelData = content
+    if frames > 1:
+        header.NumberOfFrames = frames
+    header.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("representation", ["OB", "OW"])
+@pytest.mark.parametrize("shape", [(4, 6), (3, 5), (1, 1)])
+def test_bytes_in_big_endian_words_lie_in_pairs(
+    shape: tuple[int, int], representation: str, tmp_path: Path
+) -> None:
+    pixels = np.arange(1, 1 + np.prod(shape), dtype="u1").reshape(1, *shape)
+    path = write_big_endian_bytes(tmp_path, pixels, representation)
+
+    np.testing.assert_array_equal(stored_values(path), pixels[0])
+    np.testing.assert_array_equal(stored_values(path), pydicom.dcmread(path).pixel_array)
+    np.testing.assert_array_equal(stored_values(path, range(1, shape[0])), pixels[0, 1:])
+
+
+@pytest.mark.parametrize("representation", ["OB", "OW"])
+def test_pairs_go_across_frames_of_odd_length(representation: str, tmp_path: Path) -> None:
+    pixels = np.arange(45, dtype="u1").reshape(3, 3, 5)
+    path = write_big_endian_bytes(tmp_path, pixels, representation, frames=3)
+
+    frames = dd.read_instance(path).frames
+
+    np.testing.assert_array_equal([read_stored(frame) for frame in frames], pixels)
+    np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, pixels)
+    np.testing.assert_array_equal(read_stored(frames[1], range(1, 3)), pixels[1, 1:])
+
+
+def test_a_catalog_remembers_which_bytes_lie_in_pairs(tmp_path: Path) -> None:
+    pixels = np.arange(24, dtype="u1").reshape(1, 4, 6)
+    write_big_endian_bytes(tmp_path / "files", pixels, "OW")
+    dd.scan(tmp_path / "files", catalog=tmp_path / "a.catalog", progress=False)
+
+    (series,) = dd.open_catalog(tmp_path / "a.catalog").series
+
+    np.testing.assert_array_equal(read_stored(series.frames[0]), pixels[0])
+
+
+# --- deflated -------------------------------------------------------------------------------------
+
+
+def test_deflated_words_twice_as_many_as_the_header_says_are_refused(tmp_path: Path) -> None:
+    syntax = uid.DeflatedExplicitVRLittleEndian
+    path = write_one(tmp_path, smooth("u2", bits=12), transfer_syntax_uid=syntax)
+    header = pydicom.dcmread(path)
+    header.Rows = 8
+    header.save_as(path)
+
+    with pytest.raises((dd.PixelError, dd.HeaderError), match=str(path)):
+        stored_values(path)
+
+
+def test_deflated_frames_are_told_apart(tmp_path: Path) -> None:
+    syntax = uid.DeflatedExplicitVRLittleEndian
+    words = np.arange(90, dtype="u2").reshape(3, 5, 6)
+    path = write_one(tmp_path, words[0], transfer_syntax_uid=syntax)
+    header = pydicom.dcmread(path)
+    header.NumberOfFrames, header.PixelData = 3, words.tobytes()
+    header.save_as(path)
+
+    frames = dd.read_instance(path).frames
+
+    np.testing.assert_array_equal([read_stored(frame) for frame in frames], words)
+
+
+# --- frames that are none -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "element"),
+    [
+        ({"samples_per_pixel": 3}, "Samples per Pixel (0028,0002)"),
+        ({"bits_allocated": 1, "bits_stored": 1, "high_bit": 0}, "Bits Allocated (0028,0100)"),
+        ({"bits_allocated": 64}, "Bits Allocated (0028,0100)"),
+        ({"bits_stored": 17}, "Bits Stored 17"),
+        ({"high_bit": 10}, "High Bit 10"),
+        ({"rows": 0}, "0 x 16"),
+    ],
+)
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless])
+def test_a_header_that_makes_no_sense_is_refused_before_anything_is_read(
+    changes: dict[str, Any], element: str, syntax: str, tmp_path: Path
+) -> None:
+    path = write_one(tmp_path, smooth("u2", bits=12), bits_stored=12, transfer_syntax_uid=syntax)
+    (frame,) = dd.read_instance(path).frames
+
+    with pytest.raises(dd.PixelError) as caught:
+        read_stored(replace(frame, kind=replace(frame.kind, **changes)))
+
+    assert str(path) in str(caught.value)
+    assert element in str(caught.value)
 
 
 # --- codecs ---------------------------------------------------------------------------------------

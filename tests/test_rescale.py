@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dicomdata.errors import RescaleError
-from dicomdata.rescale import Padding, Rescale, as_signed
+from dicomdata.rescale import LookupTable, Padding, Rescale, as_signed
 
 SLOPES = st.sampled_from([1.0, 2.0, -1.0, 0.5, 0.1, 7.56104e-09, 1.00000001, 53.0])
 INTERCEPTS = st.sampled_from([0.0, -1024.0, -1024.5, 1e6, -0.1])
@@ -66,6 +67,40 @@ def test_float32_is_the_exact_output_rounded_once(
     assert output.tobytes() == exact.astype(np.float32).tobytes()
 
 
+def test_whole_numbers_are_a_line_too() -> None:
+    # An int has no `is_integer` before Python 3.12.
+    rescale = Rescale(1, -1024)
+
+    assert rescale == Rescale(1.0, -1024.0)
+    assert rescale.whole
+    assert outputs(rescale, np.array([24], "u2")).tolist() == [-1000]
+
+
+@pytest.mark.parametrize("numbers", [(math.nan, 0.0), (math.inf, 0.0), (1.0, -math.inf)])
+def test_a_line_is_finite(numbers: tuple[float, float]) -> None:
+    with pytest.raises(RescaleError, match="finite"):
+        Rescale(*numbers)
+
+
+def test_an_output_beyond_float32_is_told_and_one_below_is_not() -> None:
+    rescale = Rescale(1e38, 0.0)
+
+    assert outputs(rescale, np.array([-3, 3], "i2")).tolist() == pytest.approx([-3e38, 3e38])
+    with pytest.raises(RescaleError, match=r"-4e\+38 to 3e\+38 do not fit float32"):
+        outputs(rescale, np.array([-4, 3], "i2"))
+
+
+def test_a_slope_that_float32_takes_for_zero_is_told() -> None:
+    with pytest.raises(RescaleError, match="too small for float32"):
+        outputs(Rescale(1e-50, 0.0), np.array([1], "u2"))
+
+
+def test_a_line_may_be_scaled() -> None:
+    assert Rescale(2.0, -3.0).times(0.5) == Rescale(1.0, -1.5)
+    with pytest.raises(RescaleError, match="finite"):
+        Rescale(1e300, 0.0).times(1e300)
+
+
 # --- int16 ----------------------------------------------------------------------------------------
 
 
@@ -116,6 +151,65 @@ def test_what_is_proven_to_fit_fits(
 def test_an_output_one_too_large_is_told_with_its_value() -> None:
     with pytest.raises(RescaleError, match="from 0 to 32768 do not fit"):
         outputs(Rescale(1.0, 0.0), np.array([0, 32768], "u2"), "i2")
+
+
+@given(
+    data=st.data(), slope=SLOPES, intercept=INTERCEPTS, bits_stored=st.integers(1, 16),
+    signed=st.booleans(),
+)  # fmt: skip
+def test_what_is_known_to_fit_needs_no_look(
+    data: st.DataObject, slope: float, intercept: float, bits_stored: int, signed: bool
+) -> None:
+    rescale = Rescale(slope, intercept)
+    low = -(2 ** (bits_stored - 1)) if signed else 0
+    ends = st.integers(low, low + 2**bits_stored - 1)
+    stored = np.array(data.draw(st.lists(ends, min_size=1)), "i2" if signed else "u2")
+    out = np.empty(stored.shape, "i2")
+
+    if rescale.proves_int16(bits_stored=bits_stored, signed=signed):
+        rescale.into(stored, out, fits=True)
+        assert out.tolist() == (stored * slope + intercept).tolist()
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def table(first: int, *entries: int, signed: bool = False) -> LookupTable:
+    return LookupTable(first, np.array(entries, "<i2" if signed else "<u2").tobytes(), signed)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+@given(data=st.data(), first=st.integers(-70000, 70000))
+def test_a_table_gives_the_entry_of_each_value_and_its_ends_beyond(
+    dtype: str, data: st.DataObject, first: int
+) -> None:
+    entries = data.draw(st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1, max_size=9))
+    stored = data.draw(STORED_TYPES.flatmap(words))
+    lut = table(first, *entries, signed=True)
+    out = np.empty(stored.shape, dtype)
+
+    lut.into(stored, out)
+
+    last = len(entries) - 1
+    expected = [entries[min(max(word - first, 0), last)] for word in stored.tolist()]
+    assert out.tolist() == expected == [lut.at(word) for word in stored.tolist()]
+    assert lut.ends(bits_stored=16, signed=True) == (min(entries), max(entries))
+
+
+def test_a_table_is_proven_to_fit_int16_or_looked_at() -> None:
+    assert table(0, 0, 32767).proves_int16(bits_stored=16, signed=False)
+    large = table(0, 0, 40000)
+
+    assert not large.proves_int16(bits_stored=16, signed=False)
+    assert table_outputs(large, 0).tolist() == [0]
+    with pytest.raises(RescaleError, match="40000"):
+        table_outputs(large, 1)
+
+
+def table_outputs(lut: LookupTable, *stored: int) -> np.ndarray[Any, Any]:
+    out = np.empty(len(stored), "i2")
+    lut.into(np.array(stored, "u2"), out)
+    return out
 
 
 # --- padding --------------------------------------------------------------------------------------

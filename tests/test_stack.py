@@ -550,7 +550,7 @@ def test_a_mosaic_is_refused_by_name(tmp_path: Path, planned: Planned) -> None:
     assert "mosaic" in only_refusal(planned(tmp_path), "not_a_volume")
 
 
-def test_a_modality_lut_sequence_is_applied_or_refused_by_name(
+def test_a_modality_lut_sequence_that_is_cut_short_is_refused_by_name(
     tmp_path: Path, planned: Planned
 ) -> None:
     from pydicom.dataset import Dataset
@@ -558,7 +558,7 @@ def test_a_modality_lut_sequence_is_applied_or_refused_by_name(
 
     table = Dataset()
     table.LUTDescriptor, table.ModalityLUTType = [4, 0, 16], "HU"
-    table.add_new("LUTData", "OW", bytes(8))
+    table.add_new("LUTData", "OW", bytes(6))
     write_series(
         tmp_path, slope=None, intercept=None,
         extra={"ModalityLUTSequence": DicomSequence([table])},
@@ -567,7 +567,7 @@ def test_a_modality_lut_sequence_is_applied_or_refused_by_name(
     plan = planned(tmp_path)
 
     assert plan.stacks == ()
-    assert "(0028,3000)" in plan.outcomes[0].reason
+    assert "(0028,3006)" in plan.outcomes[0].reason
 
 
 # --- one position twice ---------------------------------------------------------------------------

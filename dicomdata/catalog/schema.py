@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from base64 import b64decode, b64encode
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from dicomdata.header import Frame, Kind
-from dicomdata.rescale import Padding, Rescale
+from dicomdata.rescale import LookupTable, Padding, Rescale
+from dicomdata.uptake import Uptake
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 APPLICATION_ID = 0x44434D44
 """Marks a SQLite file as a catalog, in its header: "DCMD"."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the tables below, kept as SQLite's user_version; raise it with every change."""
 
 SERIES_COLUMNS = {
@@ -150,6 +152,15 @@ def frame_from_row(row: Sequence[Any], root: str, kinds: dict[int, Kind]) -> tup
     )
 
 
+_RECORDS: dict[str, Callable[..., Any]] = {
+    "rescale": Rescale,
+    "modality_lut": LookupTable,
+    "padding": Padding,
+    "uptake": Uptake,
+}
+"""Fields of a `Kind` that are records of their own."""
+
+
 def kind_to_json(kind: Kind) -> str:
     """Write a kind as JSON, leaving out what is at its default; the same kind, the same text."""
     written = {
@@ -157,18 +168,24 @@ def kind_to_json(kind: Kind) -> str:
         for field in fields(kind)
         if (value := getattr(kind, field.name)) != field.default
     }
-    for name in ("rescale", "padding"):
-        if name in written:
-            written[name] = asdict(written[name])
+    for name in _RECORDS.keys() & written.keys():
+        written[name] = asdict(written[name])
+    if "modality_lut" in written:
+        # JSON has no bytes.
+        entries = written["modality_lut"]["entries"]
+        written["modality_lut"]["entries"] = b64encode(entries).decode("ascii")
     return json.dumps(written, sort_keys=True, separators=(",", ":"))
 
 
 def kind_from_json(text: str) -> Kind:
     """Read a kind back; equal to the one written."""
     read = json.loads(text)
-    for name, kind in (("rescale", Rescale), ("padding", Padding)):
-        if name in read:
-            read[name] = kind(**read[name])
+    if "modality_lut" in read:
+        read["modality_lut"]["entries"] = b64decode(read["modality_lut"]["entries"])
+    if "uptake" in read:
+        read["uptake"]["corrected"] = tuple(read["uptake"]["corrected"])
+    for name in _RECORDS.keys() & read.keys():
+        read[name] = _RECORDS[name](**read[name])
     for name in ("orientation", "pixel_spacing"):
         if name in read:
             read[name] = tuple(read[name])

@@ -22,12 +22,20 @@ import typer
 from typer.core import TyperGroup
 
 import dicomdata as dd
-from dicomdata.cli.arguments import find_stack, open_source, read_conditions, read_window
+from dicomdata.cli.arguments import (
+    PolicyName,
+    find_stack,
+    open_source,
+    plan_source,
+    read_conditions,
+    read_window,
+)
 from dicomdata.cli.elements import all_elements, element_lines, find_element, json_model
 from dicomdata.cli.printing import (
     complain,
     count,
     finite,
+    group_findings,
     group_outcomes,
     plain,
     print_json,
@@ -37,7 +45,9 @@ from dicomdata.cli.printing import (
     size,
     spacing,
     stack_row,
+    write_csv,
 )
+from dicomdata.cli.verify import verify
 
 _EXIT = """\b
 Exit status:
@@ -90,6 +100,14 @@ _Where = Annotated[
         metavar="COLUMN=VALUE",
         help="Any column, as the keys of `series --json`, or a DICOM keyword. "
         "A range is LOW..HIGH, either end may be missing. Repeat for more conditions.",
+    ),
+]
+_Policy = Annotated[
+    PolicyName,
+    typer.Option(
+        "--policy",
+        help="strict rejects all that is unusual; lenient accepts and repairs what can be: gaps, "
+        "uneven spacing.",
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -217,6 +235,13 @@ def stacks(
     patient_id: _Patient = None,
     min_slices: _MinSlices = None,
     where: _Where = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINDING", help="Only stacks without it, as in tilt. Repeat for more."
+        ),
+    ] = None,
+    policy: _Policy = PolicyName.default,
     as_json: _Json = False,
 ) -> None:
     """List the volumes of CATALOG.
@@ -229,10 +254,12 @@ def stacks(
     Examples:
       dicomdata stacks /data/ct
       dicomdata stacks ct.catalog --modality CT --min-slices 32 --json
+      dicomdata stacks ct.catalog --policy lenient --without tilt
     """  # noqa: D301
-    plan = dd.plan_stacks(open_source(catalog))
+    plan = plan_source(catalog, policy)
     numbers = {stack.id: number for number, stack in enumerate(plan.stacks, start=1)}
-    plan = plan.select(**read_conditions(modality, patient_id, min_slices, where))
+    conditions = read_conditions(modality, patient_id, min_slices, where)
+    plan = plan.select(without=without or (), **conditions)
     if as_json:
         rows = [stack_row(stack, numbers[stack.id]) for stack in plan.stacks]
         print_json(plan.catalog, plan.rejected, kept=not catalog.is_dir(), stacks=rows)
@@ -256,6 +283,38 @@ def stacks(
     raise typer.Exit(complain((*plan.rejected, *plan.catalog.rejected)))
 
 
+@app.command(epilog=_EXIT)
+def findings(
+    catalog: _Source,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a line for every finding.")
+    ] = None,
+    policy: _Policy = PolicyName.default,
+    as_json: _Json = False,
+) -> None:
+    """List what is true of the volumes of CATALOG, or why there are none.
+
+    A finding is something that a user may want to know or forbid: a tilt, a gap, lossy pixels.
+    Without --csv or --json, those of one kind are counted together, each with one example.
+
+    \b
+    Examples:
+      dicomdata findings ct.catalog
+      dicomdata findings ct.catalog --policy strict --csv findings.csv
+    """  # noqa: D301
+    plan = plan_source(catalog, policy)
+    if csv is not None:
+        write_csv(plan.findings, csv)
+    if as_json:
+        rows = [asdict(row) for row in plan.findings]
+        print_json(plan.catalog, plan.rejected, kept=not catalog.is_dir(), findings=rows)
+    else:
+        print_table(
+            ("findings", "kind", "choice", "most", "example"), group_findings(plan.findings)
+        )
+    raise typer.Exit(1 if plan.rejected or plan.catalog.rejected else 0)
+
+
 @app.command()
 def show(
     stack: Annotated[
@@ -276,6 +335,7 @@ def show(
             "unit of the volume. Default: soft-tissue for HU, else 1st to 99th percentile.",
         ),
     ] = None,
+    policy: _Policy = PolicyName.default,
 ) -> None:
     """Draw three cuts through a stack.
 
@@ -293,7 +353,7 @@ def show(
       0  the picture is drawn
       2  it could not be done: stderr says why
     """  # noqa: D301
-    found = find_stack(stack)
+    found = find_stack(stack, policy)
     dd.draw_orthogonal(dd.read_volume(found), output, window=read_window(window))
     typer.echo(f"{plain(str(output))}: stack {plain(found.id)}")
 
@@ -352,6 +412,7 @@ def warm(
     patient_id: _Patient = None,
     min_slices: _MinSlices = None,
     where: _Where = None,
+    policy: _Policy = PolicyName.default,
 ) -> None:
     """Fill a cache with the volumes of CATALOG.
 
@@ -362,7 +423,7 @@ def warm(
       dicomdata warm ct.catalog --cache ~/.cache/dicomdata --modality CT
     """  # noqa: D301
     conditions = read_conditions(modality, patient_id, min_slices, where)
-    plan = dd.plan_stacks(open_source(catalog).select(**conditions))
+    plan = dd.plan_stacks(open_source(catalog).select(**conditions), policy.policy)
     kept = dd.DiskCache(cache) if max_bytes is None else dd.DiskCache(cache, max_bytes=max_bytes)
     failed = dd.warm(plan.stacks, kept)
     told = count(len(plan.stacks) - len(failed), "volume")
@@ -370,28 +431,7 @@ def warm(
     raise typer.Exit(complain((*failed, *plan.rejected, *plan.catalog.rejected)))
 
 
-@app.command()
-def verify(
-    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="A catalog `scan` wrote.")],
-) -> None:
-    """Check that CATALOG is not damaged.
-
-    It is compared, to the bit, with the digest written beside it.
-
-    \b
-    Example:
-      dicomdata verify ct.catalog
-
-    \b
-    Exit status:
-      0  it is
-      2  it is damaged, or no catalog: scan again
-    """  # noqa: D301
-    if catalog.is_dir():
-        raise dd.CatalogError(f"{catalog}: a folder, and only a catalog can be verified")
-    opened = dd.open_catalog(catalog)
-    opened.verify()
-    typer.echo(f"{plain(str(catalog))}: whole, {count(len(opened.series), 'series')}")
+app.command()(verify)
 
 
 @app.command(epilog=_EXIT)
@@ -401,6 +441,7 @@ def outcomes(
         Path | None,
         typer.Option(metavar="FILE", help="Write a line for every frame of every file."),
     ] = None,
+    policy: _Policy = PolicyName.default,
     as_json: _Json = False,
 ) -> None:
     """Account for every file of CATALOG.
@@ -413,13 +454,10 @@ def outcomes(
       dicomdata outcomes ct.catalog
       dicomdata outcomes ct.catalog --csv account.csv
     """  # noqa: D301
-    plan = dd.plan_stacks(open_source(catalog))
+    plan = plan_source(catalog, policy)
     counts = Counter(row.outcome for row in plan.outcomes)
     if csv is not None:
-        try:
-            plan.outcomes.to_csv(csv)
-        except OSError as error:
-            raise dd.FileError(f"{csv}: cannot be written: {error.strerror}") from error
+        write_csv(plan.outcomes, csv)
     if as_json:
         rows = [asdict(row) for row in plan.outcomes]
         kept = not catalog.is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,25 @@ if TYPE_CHECKING:
 
 _LONGEST_NUMBER = 4
 """Digits up to which the name of a stack is its number in the list: no UID is so short."""
+
+
+class PolicyName(StrEnum):
+    """A policy that can be asked for by name."""
+
+    default = "default"
+    strict = "strict"
+    lenient = "lenient"
+
+    @property
+    def policy(self) -> dd.Policy:
+        """The policy itself."""
+        made = {"default": dd.Policy, "strict": dd.Policy.strict, "lenient": dd.Policy.lenient}
+        return made[self.value]()
+
+
+def plan_source(source: Path, policy: PolicyName) -> dd.StackPlan:
+    """Plan the stacks of a catalog or folder under a policy."""
+    return dd.plan_stacks(open_source(source), policy.policy)
 
 
 def open_source(source: Path) -> dd.Catalog:
@@ -54,14 +74,14 @@ def _read_range(text: str) -> tuple[float | None, float | None] | None:
     return ends if dots and ends != (None, None) else None
 
 
-def find_stack(named: str) -> dd.Stack:
+def find_stack(named: str, policy: PolicyName = PolicyName.default) -> dd.Stack:
     """Find the one stack that a catalog or folder holds, or one of several by its name.
 
     Raises:
         ConfigError: if there is none, or more than one.
     """
     if Path(named).exists():
-        plan = dd.plan_stacks(open_source(Path(named)))
+        plan = plan_source(Path(named), policy)
         if len(plan.stacks) == 1:
             return plan.stacks[0]
         if not plan.stacks:
@@ -74,7 +94,7 @@ def find_stack(named: str) -> dd.Stack:
     source, _, name = named.rstrip("/").rpartition("/")
     if not (name and source and Path(source).exists()):
         raise dd.FileError(f"{named}: no such catalog or folder")
-    stacks = dd.plan_stacks(open_source(Path(source))).stacks
+    stacks = plan_source(Path(source), policy).stacks
     if name.isdecimal() and len(name) <= _LONGEST_NUMBER:
         found = list(stacks[int(name) - 1 : int(name)]) if int(name) else []
     else:

@@ -49,6 +49,7 @@ _STACK_FIELDS = (
     "study_instance_uid",
     "series_instance_uid",
     "frame_of_reference_uid",
+    "dimension",
     "fingerprint",
 )
 
@@ -122,6 +123,36 @@ def group_outcomes(
         groups.setdefault((row.outcome, re.sub(r"[\d.]+", "0", reason)), []).append(case)
     largest_first = sorted(groups.items(), key=lambda group: -len(group[1]))
     return [(len(found), outcome, *found[0]) for (outcome, _), found in largest_first]
+
+
+def group_findings(rows: Iterable[dd.FindingRow]) -> list[tuple[int, str, str, str, str]]:
+    """Count findings of one kind about which the policy says the same, the most frequent first.
+
+    Returns:
+        For each group: how many, the kind, the choice, the largest amount, and the words of that
+        one.
+    """
+    groups: dict[tuple[str, str], list[dd.FindingRow]] = {}
+    for row in rows:
+        groups.setdefault((row.kind, row.choice), []).append(row)
+    told = []
+    for (kind, choice), found in sorted(groups.items(), key=lambda group: -len(group[1])):
+        most = max(found, key=lambda row: -math.inf if row.amount is None else abs(row.amount))
+        amount = "" if most.amount is None else f"{most.amount:.4g} {most.unit}"
+        told.append((len(found), kind, choice, amount, most.text))
+    return told
+
+
+def write_csv(table: dd.Outcomes | dd.Findings, path: os.PathLike[str]) -> None:
+    """Save a table.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    try:
+        table.to_csv(path)
+    except OSError as error:
+        raise dd.FileError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

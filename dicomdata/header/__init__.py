@@ -140,11 +140,15 @@ def stored_bytes(frame: Frame) -> bytes:
 
     Raises:
         FileError: if the file cannot be read.
+        HeaderError: if it is deflated, and damaged.
     """
     try:
         with open(frame.path, "rb") as file:
-            file.seek(max(frame.offset, 0))
-            return file.read(frame.length if frame.offset >= 0 else -1)
+            if frame.offset < 0:
+                begin = frame.number * frame.kind.frame_bytes
+                return inflated_pixels(frame.path, file)[begin : begin + frame.kind.frame_bytes]
+            file.seek(frame.offset)
+            return file.read(frame.length)
     except OSError as error:
         raise FileError(f"{frame.path}: cannot be read: {error.strerror}") from error
 

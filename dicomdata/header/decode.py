@@ -14,7 +14,9 @@ from dicomdata.errors import HeaderError, OtherObjectError
 from dicomdata.header.frames import decode_frames
 from dicomdata.header.parsing import UNDEFINED_LENGTH
 from dicomdata.header.records import NATIVE, Instance, Kind, Orientation
-from dicomdata.header.values import TAGS, Values, first_known
+from dicomdata.header.tables import decode_table
+from dicomdata.header.uptake import decode_uptake
+from dicomdata.header.values import Values, first_known
 from dicomdata.rescale import Padding, Rescale, as_signed
 
 if TYPE_CHECKING:
@@ -115,6 +117,9 @@ def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
     if signed not in (0, 1):
         raise values.error("PixelRepresentation", f"must be 0 or 1, got {signed}")
     syntax = values.elements.transfer_syntax_uid
+    spacing_keyword = _spacing_keyword(values)
+    spacing = _decode_spacing(values, spacing_keyword)
+    table, table_type = decode_table(values, signed=signed == 1)
     return Kind(
         sop_class_uid=values.text("SOPClassUID"),
         transfer_syntax_uid=syntax,
@@ -131,19 +136,23 @@ def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
         signed=signed == 1,
         planar_configuration=values.word("PlanarConfiguration") or 0,
         orientation=_decode_orientation(values),
-        pixel_spacing=_decode_spacing(values),
+        pixel_spacing=spacing,
+        spacing_values=2 if spacing is None else values.text(spacing_keyword).count("\\") + 1,
+        detector_spacing=spacing_keyword == "ImagerPixelSpacing" and spacing is not None,
         rescale=_decode_rescale(values),
-        rescale_type=values.text("RescaleType"),
-        modality_lut=TAGS["ModalityLUTSequence"] in values.elements.values,
+        rescale_type=values.text("RescaleType") if table is None else table_type,
+        modality_lut=table,
         padding=_decode_padding(values, bits=bits_stored, signed=signed == 1),
         lossy=syntax in _LOSSY_SYNTAXES or values.text("LossyImageCompression") == "01",
         units=values.text("Units"),
+        uptake=decode_uptake(values) if values.text("Modality") == "PT" else None,
         patient_position=values.text("PatientPosition"),
         slice_thickness=values.number("SliceThickness"),
         spacing_between_slices=values.number("SpacingBetweenSlices"),
         gantry_detector_tilt=values.number("GantryDetectorTilt"),
         echo_time=first_known(values.double("EffectiveEchoTime"), values.number("EchoTime")),
         b_value=values.double("DiffusionBValue"),
+        dimension_index=values.double_words("DimensionIndexValues"),
         modality=values.text("Modality"),
         manufacturer=values.text("Manufacturer"),
         manufacturer_model_name=values.text("ManufacturerModelName"),
@@ -163,12 +172,21 @@ def _decode_orientation(values: Values) -> Orientation | None:
     return numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
 
 
-def _decode_spacing(values: Values) -> tuple[float, float] | None:
-    numbers = values.floats("PixelSpacing", 2)
+def _spacing_keyword(values: Values) -> str:
+    """Say which element gives the spacing.
+
+    The detector's only where the frame has a place, and nothing says what pixels are in it.
+    """
+    placed = values.text("ImagePositionPatient") and values.text("ImageOrientationPatient")
+    return "ImagerPixelSpacing" if placed and not values.text("PixelSpacing") else "PixelSpacing"
+
+
+def _decode_spacing(values: Values, keyword: str) -> tuple[float, float] | None:
+    numbers = values.floats(keyword, 2)
     if numbers is None:
         return None
     if min(numbers) <= 0:
-        raise values.error("PixelSpacing", f"must be positive, got {numbers}")
+        raise values.error(keyword, f"must be positive, got {numbers}")
     return numbers[0], numbers[1]
 
 

@@ -11,21 +11,34 @@ import os
 import stat
 import struct
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import FileError, HeaderError, NotDicomError
 from dicomdata.header.fragments import Span, frame_spans
+from dicomdata.header.groups import frame_groups
+from dicomdata.header.nested import (
+    MOST_ITEMS,
+    SEQUENCES,
+    WANTED_IN_ITEMS,
+    Item,
+    items_by_pydicom,
+)
 from dicomdata.header.parsing import PIXEL_TAGS, UNDEFINED_LENGTH, Pixels, parse
 from dicomdata.header.records import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    _Head = Callable[["_Reader", int], tuple[int, bool, int, int]]
+    """(reader, offset) -> tag, is it a sequence, length, where the value begins."""
 
 TRANSFER_SYNTAX_UID = 0x00020010
 SPECIFIC_CHARACTER_SET = 0x00080005
 NUMBER_OF_FRAMES = 0x00280008
-SHARED_GROUPS, FRAME_GROUPS = 0x52009229, 0x52009230
-"""Shared and Per-Frame Functional Groups Sequence (PS3.3 C.7.6.16)."""
+DETECTORS, SHARED_GROUPS, FRAME_GROUPS = 0x00540022, 0x52009229, 0x52009230
+"""What says where the frames of a multi-frame file lie: Detector Information Sequence of nuclear
+medicine (PS3.3 C.8.4.11), Shared and Per-Frame Functional Groups Sequence (C.7.6.16)."""
 
 _EXTENDED_OFFSETS = 0x7FE00001
 
@@ -82,9 +95,14 @@ class Elements:
     spans: list[Span] = field(default_factory=list)
     """Of encapsulated pixels: where each frame's fragments are; empty where they are damaged."""
 
+    shared: dict[int, bytes] = field(default_factory=dict)
+    """Of a multi-frame file: the elements of the functional groups that all frames share."""
+
+    items: dict[int, tuple[Item, ...]] = field(default_factory=dict)
+    """Of the sequences that are read (`nested.SEQUENCES`): their items."""
+
     groups: list[dict[int, bytes]] = field(default_factory=list)
-    """Of a multi-frame file: for each frame, the elements of its functional groups, shared ones
-    included, as in `values`."""
+    """Of a multi-frame file: for each frame, the elements of its own functional groups."""
 
     @property
     def transfer_syntax_uid(self) -> str:
@@ -95,12 +113,12 @@ class Elements:
     @property
     def frame_count(self) -> int:
         """Number of Frames (0028,0008); 1 where there is none, or it is no number."""
-        text = self.values.get(NUMBER_OF_FRAMES, b"").strip(b" \0")
+        text = self.values.get(NUMBER_OF_FRAMES, b"").strip(b" \0").removeprefix(b"+")
         # An IS has 12 digits at most; Python refuses to read thousands.
         return max(int(text[:20]), 1) if text.isdigit() else 1
 
 
-_ALWAYS = frozenset({NUMBER_OF_FRAMES, SHARED_GROUPS, FRAME_GROUPS, _EXTENDED_OFFSETS})
+_ALWAYS = frozenset({NUMBER_OF_FRAMES, DETECTORS, SHARED_GROUPS, FRAME_GROUPS, _EXTENDED_OFFSETS})
 
 
 class _UnusualError(Exception):
@@ -205,11 +223,11 @@ def _walk_file(reader: _Reader, elements: Elements, wanted: frozenset[int]) -> N
         )
         if end > reader.size:
             raise _CutShortError(f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) at byte {offset}")
-        if tag in (SHARED_GROUPS, FRAME_GROUPS):
-            # Functional groups are sequences in sequences: pydicom's work.
+        if tag in (DETECTORS, SHARED_GROUPS, FRAME_GROUPS):
+            # Sequences in sequences are pydicom's work.
             raise _UnusualError
         if tag in wanted:
-            elements.values[tag] = _value(reader, element)
+            _keep(reader, elements, element, head)
         offset = end
 
 
@@ -254,6 +272,16 @@ def _implicit(reader: _Reader, offset: int) -> tuple[int, bool, int, int]:
     return group << 16 | element, False, length, offset + 8
 
 
+def _keep(
+    reader: _Reader, elements: Elements, element: tuple[int, bool, int, int], head: _Head
+) -> None:
+    """Copy what is wanted of the main dataset: a value, or the items of a sequence."""
+    tag = element[0]
+    elements.values[tag] = _value(reader, element)
+    if tag in SEQUENCES:
+        elements.items[tag] = tuple(islice(_items(reader, element, head), MOST_ITEMS))
+
+
 def _value(reader: _Reader, element: tuple[int, bool, int, int]) -> bytes:
     """Copy a value; of a sequence, only that it is there."""
     _, is_sequence, length, value = element
@@ -292,6 +320,54 @@ def _sequence_end(
     raise _UnusualError
 
 
+def _items(reader: _Reader, element: tuple[int, bool, int, int], head: _Head) -> Iterator[Item]:
+    """Read the wanted elements of each item of a sequence (PS3.5 7.5)."""
+    _, is_sequence, length, offset = element
+    if head is _explicit and not is_sequence:
+        raise _UnusualError
+    open_end = length == UNDEFINED_LENGTH
+    last = reader.size if open_end else offset + length
+    while offset < last:
+        tag, _, length, value = _implicit(reader, offset)
+        if open_end and tag == _SEQUENCE_END:
+            return
+        stop = last if length == UNDEFINED_LENGTH else value + length
+        if tag != _ITEM or stop > last:
+            raise _UnusualError
+        item, offset = _item(reader, head, range(value, stop), open_end=length == UNDEFINED_LENGTH)
+        yield item
+    if offset != last:
+        raise _UnusualError
+
+
+def _item(reader: _Reader, head: _Head, place: range, *, open_end: bool) -> tuple[Item, int]:
+    """Read one item within `place`, up to its delimiter if it has an open end; say where it ends.
+
+    Sequences in it are stepped over, so that their elements are never taken for its own.
+    """
+    item, offset, before = Item(), place.start, -1
+    while offset < place.stop:
+        if open_end and reader.at(offset, 4) == _ITEM_END:
+            return item, offset + 8
+        tag, is_sequence, length, value = element = head(reader, offset)
+        representation = reader.at(offset + 4, 2)
+        end = (
+            _sequence_end(reader, value, head, depth=2)
+            if length == UNDEFINED_LENGTH
+            else value + length
+        )
+        if end > place.stop or tag <= before:
+            raise _UnusualError
+        if tag in WANTED_IN_ITEMS and not is_sequence:
+            item.values[tag] = _value(reader, element)
+            if head is _explicit and representation == b"SS":
+                item.signed.add(tag)
+        offset, before = end, tag
+    if open_end:
+        raise _UnusualError
+    return item, offset
+
+
 def _read_by_pydicom(reader: _Reader, elements: Elements, wanted: frozenset[int]) -> None:
     """Fill `elements` by pydicom: big endian, deflated, without preamble, or damaged."""
     if not _looks_like_dicom(reader):
@@ -299,11 +375,16 @@ def _read_by_pydicom(reader: _Reader, elements: Elements, wanted: frozenset[int]
     with os.fdopen(os.dup(reader.descriptor), "rb") as file:
         file.seek(0)
         parsed = parse(elements.path, file)
-    elements.values = {tag: value for tag in wanted if (value := parsed.raw(tag)) is not None}
+    try:
+        elements.values = {tag: value for tag in wanted if (value := parsed.raw(tag)) is not None}
+    # pydicom reads a value as it is looked at, and raises many kinds on damaged bytes.
+    except Exception as error:
+        raise HeaderError(f"{elements.path}: the header cannot be read: {error}") from error
     elements.values[TRANSFER_SYNTAX_UID] = parsed.transfer_syntax_uid.encode()
     elements.big_endian = not parsed.little_endian
     elements.pixels = parsed.pixels
-    elements.groups = parsed.frame_groups(wanted)
+    elements.items = items_by_pydicom(elements.path, parsed.dataset)
+    elements.shared, elements.groups = frame_groups(elements.path, parsed)
 
 
 def _locate_frames(reader: _Reader, elements: Elements) -> None:

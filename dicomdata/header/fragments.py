@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _HEAD = struct.Struct("<HHL")
 
-_STARTS = (b"\xff\xd8", b"\xff\x4f")
-"""First bytes of a JPEG or JPEG-LS, and of a JPEG 2000 codestream: a frame begins here."""
+_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
+"""First bytes of a JPEG or JPEG-LS image, and of a JPEG 2000 codestream: a frame begins here."""
 
 _MOST_FRAGMENTS = 2**20
 """Fragments beyond which a file is not believed."""
@@ -54,22 +54,21 @@ def frame_spans(
     if len(head) < 8 or _tag(head) != _ITEM:
         return []
     table_bytes = _HEAD.unpack(head)[2]
-    first = begin + 8 + table_bytes
+    # Some writers leave the table out: a table begins with the offset 0, an image with a marker.
+    untabled = read_at(begin + 8, 4).startswith(_STARTS)
+    first = begin if untabled else begin + 8 + table_bytes
     if count == 1:
         return [Span(first, end - first)] if first < end else []
     items = _items(read_at, first, end)
     offsets = list(extended)
-    if not offsets and table_bytes == 4 * count:
+    if not offsets and table_bytes == 4 * count and not untabled:
         offsets = list(struct.unpack(f"<{count}L", read_at(begin + 8, table_bytes)))
-    starts = [first + offset for offset in offsets] if len(offsets) == count else []
-    if not set(starts) <= {item.offset for item in items}:
-        # A table that points beside the items is worth nothing.
-        starts = []
+    starts = _believable([first + offset for offset in offsets], items, count)
     if not starts and len(items) == count:
         starts = [item.offset for item in items]
     if not starts:
-        starts = [item.offset for item in items if read_at(item.offset + 8, 2) in _STARTS]
-    if len(starts) != count or starts != sorted(set(starts)):
+        starts = [item.offset for item in items if _begins_image(read_at, item)]
+    if len(starts) != count or starts[0] != first:
         return []
     ends = [*starts[1:], items[-1].offset + items[-1].length]
     return [Span(start, stop - start) for start, stop in zip(starts, ends, strict=True)]
@@ -108,6 +107,19 @@ def _items(read_at: ReadAt, offset: int, end: int) -> list[Span]:
         items.append(Span(offset, length))
         offset += length
     return items
+
+
+def _believable(starts: list[int], items: list[Span], count: int) -> list[int]:
+    """Give where frames begin by a table, or nothing if it is not to be believed.
+
+    One that is not in order, or points beside the items, is not: some writers leave it all zeros.
+    """
+    ordered = len(starts) == count and starts == sorted(set(starts))
+    return starts if ordered and set(starts) <= {item.offset for item in items} else []
+
+
+def _begins_image(read_at: ReadAt, item: Span) -> bool:
+    return read_at(item.offset + 8, 4).startswith(_STARTS)
 
 
 def _tag(head: bytes) -> int:

@@ -1,6 +1,8 @@
 """The frames of a file: which there are, where each lies in the patient, and where in the file.
 
-A functional group of a frame outranks the element of the main dataset (PS3.3 C.7.6.16).
+What a functional group of a frame says outranks what all frames share, and that the main dataset
+(PS3.3 C.7.6.16). A file whose groups and pixels are not of the same frames is refused: nothing
+tells which frame an item would belong to.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dicomdata.header.parsing import UNDEFINED_LENGTH
 from dicomdata.header.records import Frame, Kind
-from dicomdata.header.values import Values, first_known
+from dicomdata.header.values import TAGS, Values, first_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,58 +22,137 @@ if TYPE_CHECKING:
 _MOST_FRAMES = 2**16
 """Frames of a deflated file beyond which its header is not believed."""
 
+_OF_ALL_OR_NONE = (
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "RescaleSlope",
+    "RescaleIntercept",
+)
+"""What every frame must have if one does: it says where voxels lie, and what they mean."""
+
+_OF_FRAMES = frozenset(
+    TAGS[keyword]
+    for keyword in (
+        "ImagePositionPatient",
+        "InstanceNumber",
+        "SliceLocation",
+        "AcquisitionNumber",
+        "FrameAcquisitionNumber",
+        "TemporalPositionIdentifier",
+        "TemporalPositionIndex",
+        "TriggerTime",
+        "NominalCardiacTriggerDelayTime",
+        "AcquisitionTime",
+        "FrameAcquisitionDateTime",
+        "FrameReferenceDateTime",
+        "ContentTime",
+    )
+)
+"""What belongs to a `Frame`, not to its `Kind`."""
+
+_DATE_DIGITS = 8
+"""Digits of a date before a time of day (PS3.5 6.2, VR DT)."""
+
 
 def decode_frames(values: Values, decode_kind: Callable[[Values], Kind]) -> tuple[Frame, ...]:
-    """Describe every frame of a file; a functional group outranks the element beside it."""
+    """Describe every frame of a file.
+
+    Raises:
+        HeaderError: if the file cannot hold its frames, or does not say of each where it lies and
+            what its values mean while it does so of others.
+    """
     elements = values.elements
-    count = max(elements.frame_count, len(elements.groups))
+    count = elements.frame_count
     _check_claims(values, count)
+    _check_groups(values, count)
+    main = {**elements.values, **elements.shared}
+    if count > 1 and TAGS["ImagePositionPatient"] not in elements.shared:
+        # One position of the main dataset is not that of many frames.
+        main.pop(TAGS["ImagePositionPatient"], None)
     frames = []
-    kinds: dict[Kind, Kind] = {}
+    kinds: dict[object, Kind] = {}
     for number in range(count):
-        own = values
-        if number < len(elements.groups):
-            own = Values(replace(elements, values={**elements.values, **elements.groups[number]}))
-        kind = decode_kind(own)
-        offset, length = _place(elements, kind, number)
-        frames.append(_decode_frame(own, kinds.setdefault(kind, kind), number, offset, length))
+        group = elements.groups[number] if elements.groups else {}
+        own = Values(replace(elements, values={**main, **group}))
+        traits = frozenset(item for item in group.items() if item[0] not in _OF_FRAMES)
+        if traits not in kinds:
+            kind = _as_written(decode_kind(own), elements)
+            kinds[traits] = kinds.setdefault(kind, kind)
+        offset, length = _place(elements, kinds[traits], number)
+        frames.append(_decode_frame(own, kinds[traits], number, offset, length))
     return tuple(frames)
 
 
 def _check_claims(values: Values, count: int) -> None:
     """Hold Number of Frames against the file before anything is made for each frame."""
     elements, pixels = values.elements, values.elements.pixels
+    written = values.text("NumberOfFrames").removeprefix("+")
+    if written and not written.isdecimal():
+        raise values.error("NumberOfFrames", f"must be a whole number, got {written[:20]!r}")
     if count == 1 or pixels is None:
         return
-    frame_bytes = values.needed_word("Rows") * values.needed_word("Columns")
+    bits = values.needed_word("Rows") * values.needed_word("Columns")
+    bits *= (values.word("SamplesPerPixel") or 1) * values.needed_word("BitsAllocated")
     if pixels.length == UNDEFINED_LENGTH:
         if len(elements.spans) != count:
             problem = f"is {count}, and the fragments of Pixel Data are not those of {count} frames"
             raise values.error("NumberOfFrames", problem)
-    elif pixels.offset >= 0 and count * frame_bytes // 8 > elements.size:
-        problem = f"is {count}: more frames than a file of {elements.size} bytes can hold"
-        raise values.error("NumberOfFrames", problem)
     elif count > _MOST_FRAMES:
         raise values.error("NumberOfFrames", f"is {count}: more than is believable")
+    elif not 0 <= pixels.length - count * bits // 8 < max(bits // 8, 2):
+        # A value has an even length: what is padded is no frame.
+        problem = f"is {count}, and Pixel Data holds {pixels.length} bytes, not {count * bits // 8}"
+        raise values.error("NumberOfFrames", problem)
+
+
+def _check_groups(values: Values, count: int) -> None:
+    """Hold the functional groups against Number of Frames, and against each other."""
+    groups, shared = values.elements.groups, values.elements.shared
+    if groups and len(groups) != count:
+        raise values.error(
+            "NumberOfFrames",
+            f"is {count}, and frames are described {len(groups)} times, in Per-Frame Functional "
+            f"Groups Sequence (5200,9230) or Slice Vector (0054,0080)",
+        )
+    for keyword in _OF_ALL_OR_NONE:
+        tag = TAGS[keyword]
+        known = [bool(group.get(tag, shared.get(tag, b"")).strip(b" \0")) for group in groups]
+        if any(known) and not all(known):
+            raise values.error(
+                keyword,
+                f"is missing in the functional groups of frame {known.index(False)} of {count}, "
+                f"counted from 0; other frames have it",
+            )
+
+
+def _as_written(kind: Kind, elements: Elements) -> Kind:
+    """Say of a kind what only its Pixel Data tells: 8 bits in big endian words lie in pairs."""
+    in_words = elements.pixels is not None and elements.pixels.representation == "OW"
+    if in_words and kind.big_endian and kind.bits_allocated == 8:
+        return replace(kind, swapped_pairs=True)
+    return kind
 
 
 def _place(elements: Elements, kind: Kind, number: int) -> tuple[int, int]:
-    """Say where the pixels of a frame lie: offset and length; (-1, 0) in a deflated file."""
+    """Say where the pixels of a frame lie: offset and length; the offset is -1 where deflated."""
     pixels = elements.pixels
-    if pixels is None or pixels.offset < 0:
+    if pixels is None:
         return -1, 0
-    if pixels.length == UNDEFINED_LENGTH:
+    if pixels.offset >= 0 and pixels.length == UNDEFINED_LENGTH:
         # Damaged fragments are found when they are read.
         whole = (pixels.offset, elements.size - pixels.offset)
         return elements.spans[number] if elements.spans else whole
     if elements.frame_count == 1:
         return pixels.offset, pixels.length
-    return pixels.offset + number * kind.frame_bytes, kind.frame_bytes
+    begin = -1 if pixels.offset < 0 else pixels.offset + number * kind.frame_bytes
+    return begin, kind.frame_bytes
 
 
 def _decode_frame(values: Values, kind: Kind, number: int, offset: int, length: int) -> Frame:
     elements = values.elements
     position = values.floats("ImagePositionPatient", 3)
+    began = values.text("FrameAcquisitionDateTime") or values.text("FrameReferenceDateTime")
     return Frame(
         path=elements.path,
         size=elements.size,
@@ -93,11 +174,16 @@ def _decode_frame(values: Values, kind: Kind, number: int, offset: int, length: 
         trigger_time=first_known(
             values.double("NominalCardiacTriggerDelayTime"), values.number("TriggerTime")
         ),
-        acquisition_time=values.text("AcquisitionTime"),
+        acquisition_time=_time_of_day(began) or values.text("AcquisitionTime"),
         content_time=values.text("ContentTime"),
         offset=offset,
         length=length,
     )
+
+
+def _time_of_day(text: str) -> str:
+    """Cut the time out of a date and time (PS3.5 6.2, VR DT), without the offset from UTC."""
+    return text[_DATE_DIGITS:].partition("+")[0].partition("-")[0]
 
 
 def _decimals(text: str) -> tuple[int, int, int]:

@@ -11,7 +11,8 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
@@ -54,6 +55,14 @@ _quiet = _Lock()
 """Python's warning filters belong to the process: two threads must not swap them at once."""
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep pydicom from warning, one thread at a time; what is wrong is found by looking."""
+    with _quiet.lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """Where the value of Pixel Data lies in a file."""
@@ -66,6 +75,9 @@ class Pixels:
 
     length: int
     """Bytes, or `UNDEFINED_LENGTH` where the pixels are encapsulated."""
+
+    representation: str = ""
+    """Value Representation of big endian pixels, where OB and OW differ; "" of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +105,11 @@ class Parsed:
     def raw(self, tag: int) -> bytes | None:
         """Give the value of an element as written; a sequence has an empty one, None is absent."""
         holder = self.dataset.file_meta if tag >> 16 == _META_GROUP else self.dataset
-        return _raw(holder, tag)
-
-    def frame_groups(self, wanted: frozenset[int]) -> list[dict[int, bytes]]:
-        """Give the wanted elements of each frame's functional groups (PS3.3 C.7.6.16).
-
-        Every functional group macro is a sequence of one item with names of its own, so that
-        they can be laid flat; what a frame says of itself comes before what is shared.
-        """
-        shared = self.dataset.get("SharedFunctionalGroupsSequence") or []
-        frames = self.dataset.get("PerFrameFunctionalGroupsSequence") or []
-        common = _flat(shared[0], wanted) if shared else {}
-        return [{**common, **_flat(frame, wanted)} for frame in frames]
+        return raw_value(holder, tag)
 
 
-def _raw(holder: Dataset, tag: int) -> bytes | None:
+def raw_value(holder: Dataset, tag: int) -> bytes | None:
+    """Give the value of an element as written; a sequence has an empty one, None is absent."""
     if tag not in holder:
         return None
     value = holder.get_item(tag).value
@@ -119,14 +121,12 @@ def _raw(holder: Dataset, tag: int) -> bytes | None:
     return bytes(value) if isinstance(value, bytes | bytearray) else b""
 
 
-def _flat(groups: Dataset, wanted: frozenset[int]) -> dict[int, bytes]:
-    found = {}
-    for group in groups:
-        if group.VR != "SQ" or not group.value or group.tag.is_private:
-            continue
-        for tag in wanted.intersection(group.value[0].keys()):
-            found[tag] = _raw(group.value[0], tag) or b""
-    return found
+def sequence_items(header: Dataset, tag: int) -> Sequence[Dataset]:
+    """Give the items of a sequence; none where it is absent, empty, or no sequence."""
+    if tag not in header:
+        return ()
+    element = header[tag]
+    return element.value or () if element.VR == "SQ" else ()
 
 
 def parse(path: str, file: BinaryIO, *, whole: bool = False) -> Parsed:
@@ -135,8 +135,7 @@ def parse(path: str, file: BinaryIO, *, whole: bool = False) -> Parsed:
     Raises:
         HeaderError: if pydicom cannot, or a deflated file grows beyond `LARGEST_INFLATED`.
     """
-    with _quiet.lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         try:
             return _parse(path, file, whole=whole)
         except HeaderError:
@@ -215,4 +214,6 @@ def _pixels_at(file: BinaryIO, *, implicit: bool, little: bool) -> Pixels | None
         return None
     if implicit:
         return Pixels(tag, begin + 8, struct.unpack_from(order + "L", head, 4)[0])
-    return Pixels(tag, begin + 12, struct.unpack_from(order + "L", head, 8)[0])
+    length = struct.unpack_from(order + "L", head, 8)[0]
+    representation = "" if little else head[4:6].decode("ascii", "replace")
+    return Pixels(tag, begin + 12, length, representation)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dicomdata.geometry import Vector
-    from dicomdata.rescale import Padding, Rescale
+    from dicomdata.rescale import LookupTable, Padding, Rescale
+    from dicomdata.uptake import Uptake
 
 Orientation = tuple[float, float, float, float, float, float]
 """Image Orientation (Patient) (0020,0037) as written: row direction, then column direction."""
@@ -62,6 +63,10 @@ class Kind:
     signed: bool
     """Whether Pixel Representation (0028,0103) is 1."""
 
+    swapped_pairs: bool = False
+    """Whether 8-bit pixels lie in big endian words, each two of them in each other's place (OW,
+    PS3.5 A.3)."""
+
     planar_configuration: int = 0
     """Planar Configuration (0028,0006)."""
 
@@ -71,14 +76,21 @@ class Kind:
     pixel_spacing: tuple[float, float] | None = None
     """Pixel Spacing (0028,0030), between rows and between columns, mm."""
 
+    spacing_values: int = 2
+    """How many values Pixel Spacing has; the first two count."""
+
+    detector_spacing: bool = False
+    """Whether it is Imager Pixel Spacing (0018,1164), that of the detector, for want of another."""
+
     rescale: Rescale | None = None
     """Rescale Slope and Intercept; None unless both are there."""
 
     rescale_type: str = ""
-    """Rescale Type (0028,1054); "" where there is none."""
+    """Rescale Type (0028,1054), or Modality LUT Type (0028,3004) of a table; "" where there is
+    none."""
 
-    modality_lut: bool = False
-    """Whether a Modality LUT Sequence (0028,3000) stands in for the rescale."""
+    modality_lut: LookupTable | None = None
+    """The table of a Modality LUT Sequence (0028,3000), which stands in for the rescale."""
 
     padding: Padding | None = None
     """Pixel Padding Value and Range Limit, as stored values."""
@@ -88,6 +100,9 @@ class Kind:
 
     units: str = ""
     """Units (0054,1001), for PET."""
+
+    uptake: Uptake | None = None
+    """What standardised uptake values need, for PET."""
 
     patient_position: str = ""
     """Patient Position (0018,5100): reported, never used to place voxels."""
@@ -106,6 +121,10 @@ class Kind:
 
     b_value: float | None = None
     """Diffusion b-value (0018,9087), s/mm2."""
+
+    dimension_index: str = ""
+    """Dimension Index Values (0020,9157) of a frame, joined by a backslash: only those that may
+    tell volumes apart."""
 
     modality: str = ""
     """Modality (0008,0060)."""
@@ -127,6 +146,18 @@ class Kind:
 
     kept: tuple[tuple[str, str], ...] = ()
     """Keywords the user asked to keep, with their values as text."""
+
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """All that says what the stored values mean: equal pixels may differ in it."""
+        return (
+            self.rescale,
+            self.rescale_type,
+            self.modality_lut,
+            self.padding,
+            self.units,
+            self.uptake,
+        )
 
     @property
     def native(self) -> bool:

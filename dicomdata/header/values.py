@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from dicomdata.errors import HeaderError
 from dicomdata.header.elements import SPECIFIC_CHARACTER_SET, TRANSFER_SYNTAX_UID
+from dicomdata.header.nested import ITEM_TAGS, MODALITY_LUT_SEQUENCE, RADIOPHARMACEUTICALS, Item
 
 if TYPE_CHECKING:
     from dicomdata.header.elements import Elements
@@ -20,19 +22,30 @@ TAGS = {
     "ImageType": 0x00080008,
     "SOPClassUID": 0x00080016,
     "SOPInstanceUID": 0x00080018,
+    "SeriesDate": 0x00080021,
+    "AcquisitionDate": 0x00080022,
+    "AcquisitionDateTime": 0x0008002A,
+    "SeriesTime": 0x00080031,
     "AcquisitionTime": 0x00080032,
     "ContentTime": 0x00080033,
     "Modality": 0x00080060,
     "Manufacturer": 0x00080070,
     "SeriesDescription": 0x0008103E,
     "ManufacturerModelName": 0x00081090,
+    "GEPrivateCreator": 0x00090010,
+    "GEScanDateTime": 0x0009100D,
     "PatientID": 0x00100020,
+    "PatientSex": 0x00100040,
+    "PatientSize": 0x00101020,
+    "PatientWeight": 0x00101030,
     "BodyPartExamined": 0x00180015,
     "SliceThickness": 0x00180050,
     "EchoTime": 0x00180081,
     "SpacingBetweenSlices": 0x00180088,
     "TriggerTime": 0x00181060,
     "GantryDetectorTilt": 0x00181120,
+    "ImagerPixelSpacing": 0x00181164,
+    "ActualFrameDuration": 0x00181242,
     "PatientPosition": 0x00185100,
     "DiffusionBValue": 0x00189087,
     "StudyInstanceUID": 0x0020000D,
@@ -52,6 +65,7 @@ TAGS = {
     "Rows": 0x00280010,
     "Columns": 0x00280011,
     "PixelSpacing": 0x00280030,
+    "CorrectedImage": 0x00280051,
     "BitsAllocated": 0x00280100,
     "BitsStored": 0x00280101,
     "HighBit": 0x00280102,
@@ -62,15 +76,31 @@ TAGS = {
     "RescaleSlope": 0x00281053,
     "RescaleType": 0x00281054,
     "LossyImageCompression": 0x00282110,
-    "ModalityLUTSequence": 0x00283000,
+    "ModalityLUTSequence": MODALITY_LUT_SEQUENCE,
+    "RadiopharmaceuticalInformationSequence": RADIOPHARMACEUTICALS,
     "Units": 0x00541001,
+    "SUVType": 0x00541006,
+    "DecayCorrection": 0x00541102,
+    "DecayFactor": 0x00541321,
+    "PhilipsPrivateCreator": 0x70530010,
+    "PhilipsSUVFactor": 0x70531000,
+    "PhilipsActivityFactor": 0x70531009,
     "FrameType": 0x00089007,
+    "FrameAcquisitionDateTime": 0x00189074,
+    "FrameReferenceDateTime": 0x00189151,
     "EffectiveEchoTime": 0x00189082,
     "TemporalPositionIndex": 0x00209128,
     "NominalCardiacTriggerDelayTime": 0x00209153,
     "FrameAcquisitionNumber": 0x00209156,
+    "DimensionIndexValues": 0x00209157,
 }
-"""Keyword -> tag of every element that is read from a header (PS3.6)."""
+"""Keyword -> tag of every element that is read from a header (PS3.6); private ones have a name
+of our own."""
+
+_ALL_TAGS = {**TAGS, **ITEM_TAGS}
+
+_FIRST_COUNT = ("PixelSpacing", "ImagerPixelSpacing")
+"""Of these more values than two are seen, of which the first two count."""
 
 _WORD_STARTS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Where a keyword's words meet: Pixel|Spacing, SOP|Class|UID."""
@@ -91,7 +121,7 @@ class Values:
 
     def text(self, keyword: str) -> str:
         """Give the value as text, without padding; "" where it is absent or empty."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
+        raw = self.elements.values.get(_ALL_TAGS[keyword], b"")
         return _decoded(raw, self.elements).strip(" \0")
 
     def floats(self, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -104,8 +134,8 @@ class Values:
             numbers = tuple(_number(part) for part in parts[:count])
         except ValueError:
             numbers = ()
-        # Three spacings, of which the first two count, are seen; two positions never mean three.
-        if len(numbers) != count or (len(parts) != count and keyword != "PixelSpacing"):
+        # Two positions never mean three.
+        if len(numbers) != count or (len(parts) != count and keyword not in _FIRST_COUNT):
             raise self.error(keyword, f"must be {count} decimal number(s), got {text!r}")
         if not all(map(math.isfinite, numbers)):
             raise self.error(keyword, f"must be finite, got {text!r}")
@@ -126,7 +156,7 @@ class Values:
 
     def word(self, keyword: str) -> int | None:
         """Give a 16-bit number (US or SS) as its unsigned word; None where it is absent."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
+        raw = self.elements.values.get(_ALL_TAGS[keyword], b"")
         if not raw:
             return None
         if len(raw) != 2:
@@ -142,18 +172,37 @@ class Values:
 
     def double_word(self, keyword: str) -> int | None:
         """Give a 32-bit number (UL) that is only reported."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
+        raw = self.elements.values.get(_ALL_TAGS[keyword], b"")
         if len(raw) != 4:
             return None
         return int.from_bytes(raw, "big" if self.elements.big_endian else "little")
 
+    def double_words(self, keyword: str) -> str:
+        """Give 32-bit numbers (UL) that are only reported as text; "" where there are none."""
+        raw = self.elements.values.get(TAGS[keyword], b"")
+        order = ">" if self.elements.big_endian else "<"
+        count = len(raw) // 4
+        return "\\".join(map(str, struct.unpack(f"{order}{count}L", raw[: 4 * count])))
+
     def double(self, keyword: str) -> float | None:
         """Give an FD value that is only reported."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
+        raw = self.elements.values.get(_ALL_TAGS[keyword], b"")
         if len(raw) != 8:
             return None
         value: float = struct.unpack(">d" if self.elements.big_endian else "<d", raw)[0]
         return value if math.isfinite(value) else None
+
+    def items(self, tag: int) -> tuple[Item, ...]:
+        """Give the items of a sequence that is read; none where it is absent or empty."""
+        return self.elements.items.get(tag, ())
+
+    def of(self, item: Item) -> Values:
+        """Give the values of an item's elements."""
+        own = dict(item.values)
+        # An item without a character set of its own is written in that of the file.
+        if SPECIFIC_CHARACTER_SET in self.elements.values:
+            own[SPECIFIC_CHARACTER_SET] = self.elements.values[SPECIFIC_CHARACTER_SET]
+        return Values(replace(self.elements, values=own))
 
     def error(self, keyword: str, problem: str) -> HeaderError:
         """Build the error for one element: file, element, what is wrong."""
@@ -164,7 +213,7 @@ class Values:
 
 def element_name(keyword: str) -> str:
     """Name an element as the standard does: "Image Position (Patient) (0020,0032)"."""
-    tag = TAGS[keyword]
+    tag = _ALL_TAGS[keyword]
     name = _WORD_STARTS.sub(" ", keyword)
     if name.startswith(("Image Position", "Image Orientation")):
         name = name.replace(" Patient", " (Patient)")

@@ -2,7 +2,8 @@
 
 `grouping` tells which frames could make one volume, `grid` proves that they do, `splitting` parts
 those that are several volumes, `units` says in which units. No pixels are read, but of frames that
-claim the same place: whether they are the same is told by their bytes.
+claim the same place: whether they are the same is told by their bytes. `repair` plans grids for
+what lies on none.
 """
 
 from __future__ import annotations
@@ -11,29 +12,21 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import DicomDataError, GeometryError, HeaderError, Rejection
-from dicomdata.stack.grid import plane_of, prove_grid
+from dicomdata.stack.account import FindingRow, Findings, Outcome, Outcomes
+from dicomdata.stack.grid import Grid, nominal_grid, plane_of, prove_grid
 from dicomdata.stack.grouping import (
     Group,
     NumberedFrame,
     canonical_order,
     drop_duplicates,
+    group_by_pixels,
     group_frames,
 )
+from dicomdata.stack.partitions import SPLITTABLE
 from dicomdata.stack.policy import Finding, Policy
-from dicomdata.stack.records import (
-    Outcome,
-    Outcomes,
-    SeriesPlan,
-    Stack,
-    StackPlan,
-    stack_fingerprint,
-    stack_id,
-)
-from dicomdata.stack.splitting import (
-    SPLITTABLE,
-    split_by_dimension,
-    split_by_frame_of_reference,
-)
+from dicomdata.stack.records import SeriesPlan, Stack, StackPlan, identified
+from dicomdata.stack.repair import LEAST_MEASURED, sample_evenly, untilt
+from dicomdata.stack.splitting import split_by_dimension, split_by_frame_of_reference
 from dicomdata.stack.units import check_pixels, find_unit, value_findings
 
 if TYPE_CHECKING:
@@ -43,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finding",
+    "FindingRow",
+    "Findings",
     "Outcome",
     "Outcomes",
     "Policy",
@@ -51,6 +46,7 @@ __all__ = [
     "StackPlan",
     "plan_stacks",
     "stack_series",
+    "untilt",
 ]
 
 _FRAGMENT_FRAMES = 2
@@ -122,7 +118,7 @@ def plan_series(series: Series, policy: Policy) -> SeriesPlan:
     """Decide about every frame of one series: in a stack, set aside, or rejected."""
     account = _Account(series)
     frames = canonical_order(series.numbered_frames())
-    usable = _usable(frames, account)
+    usable = _usable(frames, account, policy)
     groups = group_frames(usable)
     for group in groups:
         largest = groups[0]
@@ -136,23 +132,42 @@ def plan_series(series: Series, policy: Policy) -> SeriesPlan:
     )
 
 
-def _usable(frames: Sequence[NumberedFrame], account: _Account) -> list[NumberedFrame]:
+def _usable(
+    frames: Sequence[NumberedFrame], account: _Account, policy: Policy
+) -> list[NumberedFrame]:
     """Leave out frames that are no samples of one quantity, or have no place, by name."""
     usable = []
+    unplaced: dict[str, list[NumberedFrame]] = {}
     unusable: dict[str, tuple[DicomDataError, list[NumberedFrame]]] = {}
     for numbered in frames:
+        frame = numbered.frame
         try:
-            check_pixels(numbered.frame)
-            plane_of(numbered.frame)
+            check_pixels(frame)
+            if frame.position is None and policy.position_missing == "accept":
+                unplaced.setdefault(frame.path, []).append(numbered)
+                continue
+            plane_of(frame)
         except (GeometryError, HeaderError) as error:
             # Frames with the same trouble are told of once.
-            trouble = str(error).replace(numbered.frame.path, "")
+            trouble = str(error).replace(frame.path, "")
             unusable.setdefault(trouble, (error, []))[1].append(numbered)
         else:
             usable.append(numbered)
     for reason, left_out in unusable.values():
         account.reject(left_out, reason)
+    for members in unplaced.values():
+        _judge_unplaced(members, account, policy)
     return usable
+
+
+def _judge_unplaced(members: Sequence[NumberedFrame], account: _Account, policy: Policy) -> None:
+    """Make the frames of one file a stack as they are stored, on a grid that is nominal."""
+    for group in group_by_pixels(members):
+        try:
+            grid = nominal_grid([each.frame for each in group.frames])
+            account.stacks.append(_build_stack(account.series, group, grid, policy))
+        except DicomDataError as error:
+            account.reject(group.frames, error)
 
 
 def _is_fragment(group: Group, largest: Group, total: int) -> bool:
@@ -172,54 +187,86 @@ def _judge_fragment(group: Group, largest: Group, account: _Account, policy: Pol
         account.reject(group.frames, error)
         return
     try:
-        finding = policy.check(Finding("localizer", text, len(group.frames)))
+        finding = policy.check(Finding("localizer", text, len(group.frames), "frames"))
     except GeometryError as error:
         account.reject(group.frames, error)
         return
+    place = account.stacks.index(stack)
+    account.stacks[place] = replace(stack, findings=(*stack.findings, finding))
     account.put_aside(group.frames, "localizer", finding.text, stack.id)
 
 
 def _judge(group: Group, account: _Account, policy: Policy) -> None:
     """Turn a group of frames into a stack, or into several, or reject it as a whole."""
     try:
-        kept, duplicates = drop_duplicates(group.frames)
-        stack = _build_stack(account.series, replace(group, frames=tuple(kept)), policy,
-                             duplicates=len(duplicates))  # fmt: skip
+        kept, duplicates, grid = _prove(group)
     except DicomDataError as error:
         problem = error.finding if isinstance(error, GeometryError) else ""
-        parts = split_by_dimension(group, problem) if problem in SPLITTABLE else []
-        for part in parts:
-            _judge(part, account, policy)
-        if not parts:
+        if not _split(group, problem, account, policy):
             account.reject(group.frames, error)
+        return
+    problem = next((found.kind for found in grid.findings if found.kind in SPLITTABLE), "")
+    # Several volumes are told apart before one that is broken is repaired.
+    if _split(group, problem, account, policy):
+        return
+    try:
+        stack = _build_stack(account.series, kept, grid, policy)
+    except DicomDataError as error:
+        account.reject(group.frames, error)
         return
     account.stacks.append(stack)
     account.put_aside(duplicates, "duplicate", "the same pixels at the same position", stack.id)
 
 
-def _build_stack(series: Series, group: Group, policy: Policy, *, duplicates: int) -> Stack:
-    frames = [each.frame for each in group.frames]
-    grid = prove_grid(frames, [plane_of(frame) for frame in frames])
-    unit = find_unit(frames, policy.pet_unit)
-    findings = [*group.findings, *grid.findings, *value_findings(frames, unit)]
+def _split(group: Group, problem: str, account: _Account, policy: Policy) -> bool:
+    """Judge the volumes of a group one by one; say whether it is several, or contradicts itself."""
+    try:
+        parts = split_by_dimension(group, problem) if problem in SPLITTABLE else []
+    except GeometryError as error:
+        account.reject(group.frames, error)
+        return True
+    for part in parts:
+        _judge(part, account, policy)
+    return bool(parts)
+
+
+def _prove(group: Group) -> tuple[Group, list[NumberedFrame], Grid]:
+    """Drop duplicates and prove the grid of what is left; give it, the duplicates and the grid.
+
+    Raises:
+        GeometryError: naming the finding that stands in the way.
+    """
+    kept, duplicates = drop_duplicates(group.frames)
+    findings = group.findings
     if duplicates:
-        text = f"{duplicates} frame(s) repeat another's position and pixels"
-        findings.append(Finding("duplicate", text, duplicates))
+        text = f"{len(duplicates)} frame(s) repeat another's position and pixels"
+        findings = (*findings, Finding("duplicate", text, len(duplicates), "frames"))
+    frames = [each.frame for each in kept]
+    grid = prove_grid(frames, [plane_of(frame) for frame in frames])
+    return replace(group, frames=tuple(kept), findings=findings), duplicates, grid
+
+
+def _build_stack(series: Series, group: Group, grid: Grid, policy: Policy) -> Stack:
+    """Describe the volume that frames make on a grid, if the policy takes it."""
+    frames = [each.frame for each in group.frames]
+    unit = find_unit(frames, policy.pet_unit)
+    findings = (*group.findings, *grid.findings, *value_findings(frames, unit))
     for finding in findings:
         policy.check(finding)
+    sampling = _sampling(grid, findings, policy)
     ordered = [frames[i] for i in grid.order]
     kind = ordered[0].kind
-    return Stack(
-        id=stack_id(ordered, series.series_instance_uid, series.patient_id, group.dimension),
+    stack = Stack(
+        id="",
         catalog=series.catalog,
         root=series.root,
         series_id=series.id,
         frame_ids=tuple(group.frames[i].number for i in grid.order),
-        shape=(len(ordered), kind.rows, kind.columns),
+        shape=(len(sampling) or len(ordered), kind.rows, kind.columns),
         affine_columns=grid.columns,
         slice_spacing=grid.spacing,
         unit=unit,
-        findings=tuple(findings),
+        findings=findings,
         modality=kind.modality,
         patient_id=series.patient_id,
         study_instance_uid=kind.study_instance_uid,
@@ -227,5 +274,25 @@ def _build_stack(series: Series, group: Group, policy: Policy, *, duplicates: in
         frame_of_reference_uid=kind.frame_of_reference_uid,
         dimension=group.dimension,
         padding=policy.padding,
-        fingerprint=stack_fingerprint(ordered, policy.padding),
+        sampling=sampling,
     )
+    stack = identified(stack, ordered)
+    leans = any(finding.kind == "tilt" for finding in findings)
+    return untilt(stack) if leans and policy.tilt == "repair" else stack
+
+
+def _sampling(grid: Grid, findings: Sequence[Finding], policy: Policy) -> tuple[float | None, ...]:
+    """Say what the slices of a repaired stack are made of; empty where nothing is to be repaired.
+
+    Raises:
+        GeometryError: if there is too little to make them of.
+    """
+    broken = next((each for each in findings if each.kind in ("gap", "variable_spacing")), None)
+    if broken is None:
+        return ()
+    slices = round(grid.places[-1]) + 1
+    if len(grid.places) < LEAST_MEASURED * slices:
+        text = f"{broken.text}: not repaired, {len(grid.places)} frames are too few for {slices}"
+        raise replace(broken, text=text).as_error()
+    interpolate = broken.kind == "variable_spacing" or policy.fill == "interpolate"
+    return sample_evenly(grid.places, interpolate=interpolate)

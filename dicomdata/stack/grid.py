@@ -14,11 +14,15 @@ import numpy as np
 from dicomdata.errors import GeometryError
 from dicomdata.geometry import (
     COINCIDENT,
+    UNIFORM,
     Affine,
+    Lattice,
+    Line,
     PlaneGeometry,
     Vector,
     as_vector,
     faces_itself,
+    finest_places,
     fit_lattice,
     fit_line,
     is_straight,
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dicomdata.header import Frame
+    from dicomdata.header import Frame, Kind
 
 _TILT_DEGREES = 0.06
 """Lean below which a stack counts as upright: 1e-3 rad, what orientations may differ by."""
@@ -62,6 +66,10 @@ class Grid:
 
     findings: tuple[Finding, ...]
     """What is true of the grid."""
+
+    places: tuple[float, ...] = (0.0,)
+    """Where on the lattice each slice in `order` lies: 0, 1, 2 and so on, but for gaps; between
+    whole numbers where the spacing varies."""
 
 
 def plane_of(frame: Frame) -> PlaneGeometry:
@@ -141,52 +149,99 @@ def prove_grid(frames: Sequence[Frame], planes: Sequence[PlaneGeometry]) -> Grid
     in_plane = scaled(directions[1], spacing[0]), scaled(directions[0], spacing[1])
     if len(frames) == 1:
         return _single_slice(frames[0], normal, in_plane)
-    quantum = _quantum(frames, normal)
     lattice = fit_lattice(depths[order].tolist())
-    findings = _lattice_findings(depths[order], lattice.evenness(quantum), lattice.residual)
-    if lattice.missing:
-        findings.append(_gap(lattice.missing, lattice.spacing))
-    line = fit_line(positions[order], lattice.numbers, normal)
+    findings = _lattice_findings(
+        depths[order], lattice, lattice.evenness(depth_quantum(frames, normal))
+    )
+    places, apart = np.array(lattice.numbers, np.float64), lattice.spacing
+    if any(finding.kind == "variable_spacing" for finding in findings):
+        places = finest_places(depths[order])
+        apart = float(np.ptp(depths) / places[-1])
+    line = fit_line(positions[order], places.tolist(), normal)
     if not is_straight(line, pixel=min(spacing), quantum=max(_quanta(frames))):
-        text = f"slices shift sideways by up to {line.offset:.3g} mm from a straight line"
-        findings.append(Finding("jump", text, line.offset))
-    if not faces_itself(line.step, normal):
-        text = f"slices lie side by side: they grow at {tilt(line.step, normal):.0f} degrees"
-        findings.append(Finding("jump", text, tilt(line.step, normal)))
+        findings.append(_jump(line, positions[order], normal))
     lean = tilt(line.step, normal)
+    if not faces_itself(line.step, normal):
+        text = f"slices lie side by side: they grow at {lean:.0f} degrees"
+        findings.append(Finding("jump", text, lean, "degrees"))
     if lean > _TILT_DEGREES:
-        findings.append(Finding("tilt", f"slices lean by {lean:.2f} degrees", lean))
+        findings.append(Finding("tilt", f"slices lean by {lean:.2f} degrees", lean, "degrees"))
     findings += _disagreements([frames[i] for i in order], depths[order], lean)
     columns = (line.step, *in_plane, line.origin)
-    return Grid(tuple(order.tolist()), columns, lattice.spacing, tuple(findings))
+    return Grid(tuple(order.tolist()), columns, apart, tuple(findings), tuple(places.tolist()))
 
 
 def _single_slice(
     frame: Frame, normal: NDArray[np.float64], in_plane: tuple[Vector, Vector]
 ) -> Grid:
     """Give one slice a nominal step: Spacing Between Slices, Slice Thickness, or 1 mm."""
-    nominal = (frame.kind.spacing_between_slices, frame.kind.slice_thickness, 1.0)
-    step = next(length for length in nominal if length is not None and length > 0)
-    finding = Finding("single_slice", f"one position; its step of {step:g} mm is nominal", 1)
+    step = _nominal_step(frame.kind)
+    text = f"one position; its step of {step:g} mm is nominal"
+    finding = Finding("single_slice", text, 1, "frames")
     columns = (scaled(normal.tolist(), step), *in_plane, as_vector(frame.position or (0, 0, 0)))
     return Grid((0,), columns, step, (finding,))
 
 
-def _lattice_findings(depths: NDArray[np.float64], evenness: str, residual: float) -> list[Finding]:
-    if evenness == "uniform":
-        return []
+def nominal_grid(frames: Sequence[Frame]) -> Grid:
+    """Give frames that say nothing of their place a grid, in the order they come in.
+
+    Its origin is zero; orientation and spacings are the header's where it has them, else the
+    patient's axes and 1 mm.
+    """
+    kind = frames[0].kind
+    orientation = kind.orientation or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    row, column = kind.pixel_spacing or (1.0, 1.0)
+    directions = orientation[:3], orientation[3:]
+    step = _nominal_step(kind)
+    text = f"{len(frames)} frame(s) without Image Position (Patient): as stored, on a nominal grid"
+    columns = (
+        scaled(unit_normal(directions).tolist(), step),
+        scaled(directions[1], row),
+        scaled(directions[0], column),
+        (0.0, 0.0, 0.0),
+    )
+    count = len(frames)
+    finding = Finding("position_missing", text, count, "frames")
+    return Grid(tuple(range(count)), columns, step, (finding,), tuple(map(float, range(count))))
+
+
+def _nominal_step(kind: Kind) -> float:
+    """Give the step of slices that say nothing of it: what is written beside them, or 1 mm."""
+    nominal = (kind.spacing_between_slices, kind.slice_thickness, 1.0)
+    return next(length for length in nominal if length is not None and length > 0)
+
+
+def _lattice_findings(
+    depths: NDArray[np.float64], lattice: Lattice, evenness: str
+) -> list[Finding]:
+    if evenness == "variable":
+        gaps = np.diff(depths)
+        text = f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, on no even lattice"
+        return [Finding("variable_spacing", text, lattice.residual, "mm")]
+    findings = []
     if evenness == "uneven":
-        text = f"positions are up to {residual:.3g} mm off an even lattice"
-        return [Finding("uneven", text, residual)]
-    gaps = np.diff(depths)
-    text = f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, on no even lattice"
-    return [Finding("variable_spacing", text, residual)]
+        numbers = np.array(lattice.numbers)
+        off = np.abs(lattice.origin + lattice.spacing * numbers - depths)
+        where = tuple(np.flatnonzero(off > UNIFORM * lattice.spacing).tolist())
+        text = f"positions are up to {lattice.residual:.3g} mm off an even lattice"
+        findings.append(Finding("uneven", text, lattice.residual, "mm", where))
+    if missing := lattice.missing:
+        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        text = (
+            f"{len(missing)} missing slice(s) at number {shown}, "
+            f"of a spacing of {lattice.spacing:.4g} mm"
+        )
+        findings.append(Finding("gap", text, len(missing), "frames", missing))
+    return findings
 
 
-def _gap(missing: tuple[int, ...], spacing: float) -> Finding:
-    shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-    text = f"{len(missing)} missing slice(s) at number {shown}, of a spacing of {spacing:.4g} mm"
-    return Finding("gap", text, len(missing))
+def _jump(line: Line, positions: NDArray[np.float64], normal: NDArray[np.float64]) -> Finding:
+    """Say where slices leave the straight line: at the largest change of their step sideways."""
+    steps = np.diff(positions, axis=0)
+    sideways = steps - np.outer(steps @ normal, normal)
+    change = np.linalg.norm(sideways - np.median(sideways, axis=0), axis=1)
+    text = f"slices shift sideways by up to {line.offset:.3g} mm from a straight line"
+    return Finding("jump", text, line.offset, "mm", (int(change.argmax()) + 1,))
 
 
 def _quanta(frames: Sequence[Frame]) -> tuple[float, ...]:
@@ -194,7 +249,7 @@ def _quanta(frames: Sequence[Frame]) -> tuple[float, ...]:
     return tuple(10.0 ** -max(frame.decimals[axis] for frame in frames) for axis in range(3))
 
 
-def _quantum(frames: Sequence[Frame], normal: NDArray[np.float64]) -> float:
+def depth_quantum(frames: Sequence[Frame], normal: NDArray[np.float64]) -> float:
     """Give the decimal step of the depths, mm."""
     return float(np.abs(normal) @ _quanta(frames))
 
@@ -217,9 +272,9 @@ def _disagreements(
         # Under a tilt it may count along the table instead of along the normal.
         if off > _LOCATION_MM + 0.5 * np.abs(found).max() * (lean > _TILT_DEGREES):
             text = f"Slice Location steps differ from the positions' by up to {off:.3g} mm"
-            findings.append(Finding("slice_location", text, float(off)))
+            findings.append(Finding("slice_location", text, float(off), "mm"))
     told = frames[0].kind.gantry_detector_tilt
     if told is not None and abs(abs(told) - lean) > _TAG_DEGREES:
         text = f"Gantry/Detector Tilt says {told:g} degrees, the positions {lean:.2f}"
-        findings.append(Finding("gantry_detector_tilt", text, told))
+        findings.append(Finding("gantry_detector_tilt", text, told, "degrees"))
     return findings

@@ -57,6 +57,8 @@ def canonical_order(frames: Sequence[tuple[int, Frame]]) -> list[NumberedFrame]:
 
     Paths come last: they decide between frames that are alike in all else.
     """
+    kinds = {id(frame.kind): frame.kind for _, frame in frames}
+    meanings = {key: repr(kind.meaning) for key, kind in kinds.items()}
 
     def key(pair: tuple[int, Frame]) -> tuple[object, ...]:
         frame = pair[1]
@@ -65,7 +67,7 @@ def canonical_order(frames: Sequence[tuple[int, Frame]]) -> list[NumberedFrame]:
             frame.sop_instance_uid,
             frame.number,
             frame.instance_number or 0,
-            repr(frame.kind.rescale),
+            meanings[id(frame.kind)],
             frame.path,
         )
 
@@ -86,6 +88,12 @@ def group_frames(frames: Sequence[NumberedFrame]) -> list[Group]:
                 groups.append(Group(tuple(members), traits))
     # Sorting is stable: equal groups stay in canonical order.
     return sorted(groups, key=lambda group: len(group.frames), reverse=True)
+
+
+def group_by_pixels(frames: Sequence[NumberedFrame]) -> list[Group]:
+    """Group frames of one file by matrix and pixel format, in the order they are stored."""
+    stored = sorted(frames, key=lambda each: each.frame.number)
+    return [Group(tuple(part), _pixel_traits(part[0].frame)) for part in _by(stored, _pixel_traits)]
 
 
 def occurrences(frames: Sequence[NumberedFrame]) -> list[list[NumberedFrame]]:
@@ -120,6 +128,16 @@ def drop_duplicates(
             finding="repeated_position",
         )
     return [run[0] for run in runs], [each for run in runs for each in run[1:]]
+
+
+def distinct(members: Sequence[NumberedFrame]) -> list[list[NumberedFrame]]:
+    """Gather frames at one position that are copies of each other: same pixels, same number."""
+    twins: dict[object, list[NumberedFrame]] = {}
+    for each in members:
+        # Alone at its place, a frame is not read.
+        trait = (_digest(each.frame), each.frame.instance_number) if len(members) > 1 else None
+        twins.setdefault(trait, []).append(each)
+    return list(twins.values())
 
 
 def _pixel_traits(frame: Frame) -> tuple[tuple[str, object], ...]:
@@ -164,10 +182,11 @@ def _all_same(members: Sequence[NumberedFrame]) -> bool:
     """
     if len({_digest(each.frame) for each in members}) > 1:
         return False
-    if len({(each.frame.kind.rescale, each.frame.kind.padding) for each in members}) > 1:
+    if len({each.frame.kind.meaning for each in members}) > 1:
         raise GeometryError(
             f"repeated_position: {members[0].frame.path}: {len(members)} frames have the same "
-            f"place and pixels, and another Rescale Slope, Intercept or padding",
+            f"place and pixels, and another meaning: Rescale Slope, Intercept, Modality LUT, "
+            f"padding or unit",
             finding="repeated_position",
         )
     return True

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
 
 from dicomdata.errors import ConfigError, GeometryError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 Choice = Literal["accept", "reject"]
+"""What to do about a finding: take the stack as it is, or leave it out."""
+
+Repair = Literal["reject", "repair"]
+"""About a finding under which one array would be wrong as it is, and right once repaired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,12 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
 
+    def as_error(self) -> GeometryError:
+        """Give the error for a stack that is left out because of it."""
+        return GeometryError(
+            str(self), finding=self.kind, amount=self.amount, unit=self.unit, where=self.where
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -47,8 +61,9 @@ class Policy:
     localizer: Choice = "accept"
     """A few frames of another orientation, size or spacing beside a regular stack: set aside."""
 
-    tilt: Choice = "accept"
-    """Slices shift sideways evenly, as under a tilted gantry: the affine keeps the shear."""
+    tilt: Choice | Literal["repair"] = "accept"
+    """Slices shift sideways evenly, as under a tilted gantry: the affine keeps the shear, exactly.
+    "repair" resamples onto an upright grid, as `untilt` does."""
 
     uneven: Choice = "accept"
     """Positions are off an even lattice by more than rounding, by up to a tenth of the spacing."""
@@ -67,6 +82,19 @@ class Policy:
 
     monochrome1: Choice = "accept"
     """Meant to be shown inverted; values stay those of the modality."""
+
+    modality_lut_bits: Choice = "accept"
+    """The table of a Modality LUT Sequence says neither 8 nor 16 bits an entry: taken as 16."""
+
+    modality_lut_ignored: Choice = "accept"
+    """X-ray angiography or fluoroscopy with a Modality LUT or rescale, which leads back to the
+    intensity of the beam: not applied, the unit is "stored"."""
+
+    pixel_spacing: Choice = "accept"
+    """Pixel Spacing (0028,0030) has more than two values: the first two count."""
+
+    detector_spacing: Choice = "accept"
+    """No Pixel Spacing: Imager Pixel Spacing (0018,1164), that of the detector, is used."""
 
     pet_unit: Literal["BQML", "SUVbw", "SUVlbm", "SUVbsa"] = "BQML"
     """What PET comes out in: as its Units (0054,1001) say, or as standardised uptake values by body
@@ -88,11 +116,16 @@ class Policy:
     gantry_detector_tilt: Choice = "accept"
     """Gantry/Detector Tilt (0018,1120) disagrees with the positions, which are used."""
 
-    gap: Choice = "reject"
-    """Slices are missing."""
+    position_missing: Choice = "reject"
+    """Frames without Image Position (Patient). "accept" takes the frames of one file in the order
+    they are stored, on a grid that is nominal."""
 
-    variable_spacing: Choice = "reject"
-    """Slices lie on no even lattice."""
+    gap: Repair = "reject"
+    """Slices are missing. "repair" puts them in, as `fill` says; `Volume.valid` is False there."""
+
+    variable_spacing: Repair = "reject"
+    """Slices lie on no even lattice. "repair" resamples along the normal, linearly, to the finest
+    spacing; `Volume.valid` is True where a slice was measured."""
 
     jump: Choice = "reject"
     """Slices shift sideways unevenly."""
@@ -106,42 +139,89 @@ class Policy:
     not_a_volume: Choice = "reject"
     """Colour, mosaics, frames without a place."""
 
+    fill: Literal["air", "interpolate"] = "air"
+    """What a repaired gap holds: air, or what lies between its neighbours, linearly."""
+
     padding: float | Literal["air", "keep"] = "air"
     """What padded voxels become: air (-1024 HU, or the lowest output the header allows), the
     value they were stored with, or a number, which may be nan. Never 0 by accident."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "padding":
-                valid = value in ("air", "keep") or isinstance(value, int | float)
-                if not valid or isinstance(value, bool):
-                    raise ConfigError(f"padding={value!r}: expected 'air', 'keep' or a number")
-            elif field.name == "pet_unit":
-                if value not in ("BQML", "SUVbw", "SUVlbm", "SUVbsa"):
-                    raise ConfigError(
-                        f"pet_unit={value!r}: expected 'BQML', 'SUVbw', 'SUVlbm' or 'SUVbsa'"
-                    )
-            elif value not in ("accept", "reject"):
-                raise ConfigError(f"{field.name}={value!r}: expected 'accept' or 'reject'")
-            elif value == "accept" and field.name in _NEVER_ACCEPTED:
-                raise ConfigError(
-                    f"{field.name}='accept': there is no right volume to give, only 'reject'"
-                )
+            name, value = field.name, getattr(self, field.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value in (allowed := _choices(name)) or (name == "padding" and number):
+                continue
+            expected = " or ".join([*map(repr, allowed), *["a number"] * (name == "padding")])
+            why = ": there is no right volume to give" if value == "accept" else ""
+            raise ConfigError(f"{name}={value!r}: expected {expected}{why}")
+
+    @classmethod
+    def strict(cls) -> Policy:
+        """Reject all that is unusual, but what leaves grid and values as they would be without it.
+
+        Identical duplicates and localizers are still set aside, and padding is still padding.
+        """
+        names = set(_findings()) - _HARMLESS
+        return cls(**dict.fromkeys(names, "reject"))  # type: ignore[arg-type]
+
+    @classmethod
+    def lenient(cls) -> Policy:
+        """Accept all that can be accepted, and repair the rest where there is a repair."""
+        # The first choice is the mildest: accept, else repair, else reject.
+        return cls(**{name: _choices(name)[0] for name in _findings()})  # type: ignore[arg-type]
+
+    def check_names(self, kinds: Iterable[str]) -> None:
+        """Refuse names of findings that do not exist.
+
+        Raises:
+            ConfigError: naming the nearest that does.
+        """
+        for kind in kinds:
+            if kind not in (known := _findings()):
+                nearest = get_close_matches(kind, known, n=1)
+                hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+                raise ConfigError(f"no finding is called {kind!r}{hint}")
 
     def check(self, finding: Finding) -> Finding:
-        """Give the finding back where it is accepted.
+        """Give the finding back where it is accepted, or will be repaired.
 
         Raises:
             GeometryError: where it is not.
         """
         if getattr(self, finding.kind) == "reject":
-            raise GeometryError(f"{finding.kind}: {finding.text}", finding=finding.kind)
+            raise finding.as_error()
         return finding
 
+
+_REPAIRS = frozenset({"gap", "variable_spacing", "tilt"})
+"""Findings that have a repair."""
 
 _NEVER_ACCEPTED = frozenset(
     {"gap", "variable_spacing", "jump", "repeated_position", "mixed_frame_of_reference",
      "not_a_volume"}
 )  # fmt: skip
 """Findings under which one array with one affine would be wrong somewhere."""
+
+_HARMLESS = frozenset({"duplicate", "localizer", "padding_present"})
+"""Findings that even a strict policy accepts: the volume is what it would be without them."""
+
+_OPTIONS: dict[str, tuple[object, ...]] = {
+    "fill": ("air", "interpolate"),
+    "padding": ("air", "keep"),
+    "pet_unit": ("BQML", "SUVbw", "SUVlbm", "SUVbsa"),
+}
+"""Fields of `Policy` that are no findings, and what they may be."""
+
+
+def _findings() -> list[str]:
+    return [field.name for field in fields(Policy) if field.name not in _OPTIONS]
+
+
+def _choices(name: str) -> tuple[object, ...]:
+    """Give what a field may be, the mildest first."""
+    if name in _OPTIONS:
+        return _OPTIONS[name]
+    accept = () if name in _NEVER_ACCEPTED else ("accept",)
+    repair = ("repair",) if name in _REPAIRS else ()
+    return (*accept, *repair, "reject")

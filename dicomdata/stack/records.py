@@ -1,11 +1,10 @@
-"""What planning gives: `Stack`s, the account of every file, and the plan that holds both."""
+"""What planning gives: `Stack`s, and the plan that holds them and the account of every file."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dicomdata.catalog import Catalog, Series, load_frames
-from dicomdata.errors import NotDicomError, OtherObjectError, Rejection, StaleError
+from dicomdata.errors import (
+    GeometryError,
+    HeaderError,
+    NotDicomError,
+    OtherObjectError,
+    Rejection,
+    StaleError,
+)
 from dicomdata.geometry import Affine, affine_from_columns, as_vector, lps_to_ras
+from dicomdata.stack.account import FindingRow, Findings, Outcome, Outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from dicomdata.header import Frame
@@ -34,8 +40,24 @@ NO_UID = "series"
 _UID = re.compile(r"[0-9.]{1,64}")
 """What a UID is made of (PS3.5 9.1)."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the same files under the same policy become another volume."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shear:
+    """How far the frame of each slice lies from the corner of its grid, pixels."""
+
+    start: tuple[float, float]
+    """Along rows' and along columns' numbering, of slice 0."""
+
+    step: tuple[float, float]
+    """What each further slice adds."""
+
+    def at(self, number: int) -> tuple[float, float]:
+        """Give where pixel (0, 0) of slice `number`'s frame lies on the grid: (row, column)."""
+        (row, column), (down, along) = self.start, self.step
+        return row + number * down, column + number * along
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +119,29 @@ class Stack:
     padding: float | str
     """What padded voxels become: "air", "keep", or a number."""
 
-    fingerprint: str
+    fingerprint: str = ""
     """Digest of files (paths, sizes, times, offsets), rescale and policy: changes when they do."""
+
+    sampling: tuple[float | None, ...] = ()
+    """Of a repaired stack: where among its frames each slice lies. 2.0 is frame 2, 2.25 is a
+    quarter of the way to frame 3, None is nothing. Empty where slice k is frame k."""
+
+    shear: Shear | None = None
+    """Of a stack that `untilt` made: how far each frame is shifted within its plane."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(slices,): whether the slice was measured, rather than filled in or interpolated."""
+        places = self.sampling or (0.0,) * self.shape[0]
+        return np.array([place is not None and place.is_integer() for place in places])
+
+    @property
+    def slice_numbers(self) -> tuple[int | None, ...]:
+        """For each frame, which slice it is; None where it only helps to resample."""
+        if not self.sampling:
+            return tuple(range(self.shape[0]))
+        measured = {place: number for number, place in enumerate(self.sampling)}
+        return tuple(measured.get(float(index)) for index in range(len(self.frame_ids)))
 
     @property
     def affine_lps(self) -> NDArray[np.float64]:
@@ -143,29 +186,41 @@ class Stack:
     def reversed(self) -> Stack:
         """Give the same stack with its slices in the opposite order, and the affine to match."""
         step, row, column, origin = (np.array(axis) for axis in self.affine_columns)
-        last = origin + step * (self.shape[0] - 1)
-        columns = (as_vector(-step), as_vector(row), as_vector(column), as_vector(last))
-        frames = self.frames[::-1]
-        return replace(
+        last = self.shape[0] - 1
+        shear = self.shear
+        if shear is not None:
+            down, along = shear.step
+            shear = Shear(shear.at(last), (-down, -along))
+        turned = replace(
             self,
-            id=stack_id(frames, self.series_instance_uid, self.patient_id, self.dimension),
             frame_ids=self.frame_ids[::-1],
-            affine_columns=columns,
-            fingerprint=stack_fingerprint(frames, self.padding),
+            affine_columns=(
+                as_vector(-step),
+                as_vector(row),
+                as_vector(column),
+                as_vector(origin + step * last),
+            ),
+            sampling=tuple(
+                None if place is None else len(self.frame_ids) - 1 - place
+                for place in reversed(self.sampling)
+            ),
+            shear=shear,
         )
+        return identified(turned, self.frames[::-1])
 
 
-def stack_id(
-    frames: Sequence[Frame],
-    series_instance_uid: str,
-    patient_id: str,
-    dimension: tuple[str, str] = ("", ""),
-) -> str:
-    """Name a stack by its series and what is in it, wherever its files lie and whenever written."""
-    digest = blake2b(repr((patient_id, dimension)).encode(), digest_size=4)
+def identified(stack: Stack, frames: Sequence[Frame]) -> Stack:
+    """Give a stack its id and fingerprint, by what it is made of.
+
+    The id tells what is in it, wherever its files lie and whenever they were written; the
+    fingerprint all that decides the voxels, files as they were.
+    """
+    repaired = (stack.sampling, stack.shear) if stack.sampling or stack.shear else ()
+    digest = blake2b(repr((stack.patient_id, stack.dimension, *repaired)).encode(), digest_size=4)
     for frame in frames:
         digest.update(repr((frame.sop_instance_uid, frame.number, frame.position)).encode())
-    return f"{series_prefix(series_instance_uid)}-{digest.hexdigest()}"
+    name = f"{series_prefix(stack.series_instance_uid)}-{digest.hexdigest()}"
+    return replace(stack, id=name, fingerprint=_fingerprint(stack, frames))
 
 
 def series_prefix(series_instance_uid: str) -> str:
@@ -175,71 +230,31 @@ def series_prefix(series_instance_uid: str) -> str:
     return series_instance_uid if plain else NO_UID
 
 
-def stack_fingerprint(frames: Sequence[Frame], padding: float | str) -> str:
-    """Digest all that decides the voxels: files as they were, where pixels lie, what they mean."""
-    digest = blake2b(f"{_FORMAT} padding={padding!r}".encode(), digest_size=16)
+def _fingerprint(stack: Stack, frames: Sequence[Frame]) -> str:
+    made = (stack.padding, stack.unit, stack.sampling, stack.shear)
+    digest = blake2b(f"{_FORMAT} {made!r}".encode(), digest_size=16)
+    # Once a kind: a table of a Modality LUT is long.
+    kinds = {id(frame.kind): frame.kind for frame in frames}
+    meanings = {
+        key: blake2b(repr(kind.meaning).encode(), digest_size=16).digest()
+        for key, kind in kinds.items()
+    }
     for frame in frames:
         stamp = (frame.size, frame.mtime_ns, frame.number, frame.offset, frame.length)
         digest.update(os.fsencode(frame.path) + repr(stamp).encode())
-        digest.update(repr((frame.kind.rescale, frame.kind.padding)).encode())
+        digest.update(meanings[id(frame.kind)])
     return digest.hexdigest()
 
 
 @lru_cache(maxsize=64)
 def _frames_of(stack: Stack) -> tuple[Frame, ...]:
     frames = load_frames(stack.catalog, stack.frame_ids)
-    if stack_fingerprint(frames, stack.padding) != stack.fingerprint:
+    if _fingerprint(stack, frames) != stack.fingerprint:
         raise StaleError(
             f"stack {stack.id}: its files are no longer those it was planned from: "
             f"plan the stacks again from the refreshed catalog"
         )
     return frames
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one frame, or of a file that has none: a row of the account."""
-
-    path: str
-    """The file."""
-
-    frame: int | None
-    """Frame number, from 0; None for a file without frames."""
-
-    outcome: str
-    """One of "used", "duplicate", "localizer", "other object", "not DICOM", "rejected",
-    "not selected"."""
-
-    reason: str
-    """Why it was not used; "" where it was."""
-
-    stack: str
-    """Id of the stack that uses it, or that the duplicate repeats; "" where there is none."""
-
-    slice_number: int | None
-    """Which slice of the stack it is, from 0."""
-
-
-class Outcomes(tuple[Outcome, ...]):
-    """The account: every frame of every file under the root, exactly once."""
-
-    __slots__ = ()
-
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one line a row, with a header line."""
-        names = [field.name for field in fields(Outcome)]
-        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(names)
-            writer.writerows([getattr(row, name) for name in names] for row in self)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Give the rows as a table. Needs pandas."""
-        import pandas as pd
-
-        names = [field.name for field in fields(Outcome)]
-        rows = [[getattr(row, name) for name in names] for row in self]
-        return pd.DataFrame(rows, columns=names).astype({"frame": "Int64", "slice_number": "Int64"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +272,25 @@ class SeriesPlan:
 
     set_aside: tuple[Outcome, ...]
     """Its frames that no stack uses."""
+
+    not_selected: tuple[tuple[Stack, str], ...] = ()
+    """Its volumes that a selection left out, and why."""
+
+    def account(self) -> Iterator[Outcome]:
+        """Give what became of each of its frames."""
+        for stack in self.stacks:
+            for frame, number in zip(stack.frames, stack.slice_numbers, strict=True):
+                yield Outcome(frame.path, frame.number, "used", "", stack.id, number)
+        reasons = {stack.id: reason for stack, reason in self.not_selected}
+        for stack, reason in self.not_selected:
+            for frame in stack.frames:
+                yield Outcome(frame.path, frame.number, "not selected", reason, "", None)
+        for row in self.set_aside:
+            if row.stack in reasons:
+                reason = reasons[row.stack]
+                yield replace(row, outcome="not selected", reason=reason, stack="")
+            else:
+                yield row
 
 
 @dataclass(frozen=True)
@@ -290,12 +324,7 @@ class StackPlan:
         """The account of every file under the root, by path: each frame exactly once."""
         rows = [_left_out(rejection) for rejection in self.catalog.rejected]
         for series in self.planned:
-            rows += series.set_aside
-            for stack in series.stacks:
-                rows += [
-                    Outcome(frame.path, frame.number, "used", "", stack.id, number)
-                    for number, frame in enumerate(stack.frames)
-                ]
+            rows += series.account()
         planned = {series.series_id for series in self.planned}
         rows += [
             Outcome(path, frame, "not selected", "its series was not selected", "", None)
@@ -304,14 +333,57 @@ class StackPlan:
         ]
         return Outcomes(sorted(rows, key=lambda row: (row.path, row.frame or 0)))
 
+    @cached_property
+    def findings(self) -> Findings:
+        """Every finding about its stacks, and about the frames that became none."""
+        uids = {series.id: series.series_instance_uid for series in self.catalog.series}
+        return Findings(
+            row
+            for series in self.planned
+            for row in _finding_rows(series, uids.get(series.series_id, ""), self.policy)
+        )
+
     def select(
-        self, predicate: Callable[[Series], bool] | None = None, /, **conditions: Any
+        self,
+        predicate: Callable[[Series], bool] | None = None,
+        /,
+        *,
+        without: Collection[str] = (),
+        **conditions: Any,
     ) -> StackPlan:
-        """Keep the stacks of the series that fulfil all conditions, as `Catalog.select` does."""
+        """Keep the stacks of the series that fulfil all conditions, as `Catalog.select` does.
+
+        Args:
+            predicate: a function of a `Series`.
+            without: kinds of finding that a stack must not have, as in ``{"tilt"}``.
+            conditions: by column of the catalog.
+
+        Raises:
+            CatalogError: if there is no such column.
+            ConfigError: if there is no such finding.
+        """
+        unwanted = {without} if isinstance(without, str) else frozenset(without)
+        self.policy.check_names(unwanted)
         catalog = self.catalog.select(predicate, **conditions)
         chosen = {series.id for series in catalog.series}
         planned = tuple(series for series in self.planned if series.series_id in chosen)
-        return StackPlan(catalog, self.policy, planned)
+        plan = StackPlan(catalog, self.policy, planned)
+        return plan.select_stacks(
+            lambda stack: unwanted.isdisjoint(finding.kind for finding in stack.findings)
+        )
+
+    def select_stacks(self, predicate: Callable[[Stack], bool]) -> StackPlan:
+        """Keep the stacks of which a function is true: one phase of several, large ones.
+
+        The account says of the others that they were not selected.
+        """
+        reason = "its stack was not selected"
+        planned = []
+        for series in self.planned:
+            kept = tuple(stack for stack in series.stacks if predicate(stack))
+            left = tuple((stack, reason) for stack in series.stacks if stack not in kept)
+            planned.append(replace(series, stacks=kept, not_selected=(*series.not_selected, *left)))
+        return StackPlan(self.catalog, self.policy, tuple(planned))
 
     def items(self, image: str = "image") -> list[dict[str, str | int | float]]:
         """Give one dict of plain strings and numbers a stack, for MONAI's datasets.
@@ -328,6 +400,7 @@ class StackPlan:
                 "patient_id": stack.patient_id,
                 "modality": stack.modality,
                 "unit": stack.unit,
+                "dimension": "=".join(stack.dimension) if stack.dimension[0] else "",
             }
             for stack in self.stacks
         ]
@@ -342,3 +415,21 @@ def _left_out(rejection: Rejection) -> Outcome:
     else:
         outcome = "rejected"
     return Outcome(rejection.subject, None, outcome, str(error), "", None)
+
+
+def _finding_rows(series: SeriesPlan, uid: str, policy: Policy) -> Iterator[FindingRow]:
+    for stack in series.stacks:
+        for found in stack.findings:
+            where = " ".join(map(str, found.where))
+            choice = str(getattr(policy, found.kind))
+            yield FindingRow(
+                uid, stack.id, found.kind, choice, found.text, found.amount, found.unit, where
+            )
+    for error in (rejection.error for rejection in series.rejected):
+        kind, amount, unit, where = type(error).__name__, None, "", ""
+        if isinstance(error, GeometryError):
+            kind, amount, unit = error.finding, error.amount, error.unit
+            where = " ".join(map(str, error.where))
+        elif isinstance(error, HeaderError) and error.keyword == "ImagePositionPatient":
+            kind = "position_missing"
+        yield FindingRow(uid, "", kind, "reject", str(error), amount, unit, where)

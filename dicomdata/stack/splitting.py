@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dicomdata.errors import DicomDataError, GeometryError
-from dicomdata.geometry import UNIFORM
-from dicomdata.stack.grid import common_directions, plane_of, prove_grid, unit_normal
-from dicomdata.stack.grouping import Group, NumberedFrame, drop_duplicates, occurrences
+from dicomdata.errors import GeometryError
+from dicomdata.stack.grid import common_directions, plane_of, unit_normal
+from dicomdata.stack.grouping import Group, NumberedFrame, distinct, occurrences
+from dicomdata.stack.partitions import (
+    FEWEST_SLICES,
+    measure,
+    regular_spacing,
+    rules_for,
+    whole_of,
+)
 from dicomdata.stack.policy import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from dicomdata.header import Frame
-
-SPLITTABLE = frozenset({"repeated_position", "gap", "variable_spacing", "jump"})
-"""Findings that several volumes in one group cause, and that splitting may remove."""
 
 _DIMENSIONS: dict[str, Callable[[Frame], Hashable]] = {
     "TemporalPositionIdentifier": lambda frame: frame.temporal_position,
@@ -37,21 +40,18 @@ _DIMENSIONS: dict[str, Callable[[Frame], Hashable]] = {
     "DiffusionBValue": lambda frame: frame.kind.b_value,
     "EchoTime": lambda frame: frame.kind.echo_time,
     "ImageType": lambda frame: frame.kind.image_type,
+    "DimensionIndexValues": lambda frame: frame.kind.dimension_index,
 }
 """Elements that tell volumes of one series apart, in the order in which they are tried."""
 
-_FEWEST_SLICES = 2
-"""Frames in each part: times differ from slice to slice, and a slice is no volume."""
-
-_FEWEST_APART = 3
-"""The same where positions do not repeat: any two frames are evenly spaced."""
-
-_SAME_SPACING = UNIFORM
-"""Relative difference of the spacings of volumes that are one thing several times."""
+_MOST_TOGETHER = 3
+"""Elements that together tell volumes apart: phases of echoes of magnitude and phase images."""
 
 
 def split_by_dimension(group: Group, problem: str) -> list[Group]:
     """Split a group that is no regular stack by what its frames say of themselves.
+
+    The first element decides by which the surest of the rules holds (`partitions.rules_for`).
 
     Args:
         group: frames that make no regular stack together.
@@ -59,19 +59,50 @@ def split_by_dimension(group: Group, problem: str) -> list[Group]:
 
     Returns:
         One group a volume, with the element and value it is; none if no element helps.
+
+    Raises:
+        GeometryError: if two elements would split it, each in another way.
     """
-    fewest = _FEWEST_SLICES if problem == "repeated_position" else _FEWEST_APART
-    for alike in (True, False):
-        if problem == "gap" and not alike:
-            # What is left of a stack with holes is not taken for several stacks.
-            break
-        for name, parts in _candidates(group):
-            if len(parts) > 1 and _all_volumes(list(parts.values()), alike=alike, fewest=fewest):
-                return [
-                    replace(group, frames=tuple(part), dimension=(name, _as_text(value)))
-                    for value, part in parts.items()
-                ]
+    whole = whole_of(group.frames)
+    measured = [
+        (name, parts, [measure(part) for part in parts.values()])
+        for name, parts in _candidates(group)
+        if len(parts) > 1 and min(map(len, parts.values())) >= FEWEST_SLICES
+    ]
+    for holds in rules_for(problem):
+        found = [(name, parts) for name, parts, volumes in measured if holds(volumes, whole)]
+        if found:
+            _check_agreement(found)
+            name, parts = found[0]
+            return [
+                replace(group, frames=tuple(part), dimension=_within(group, name, value))
+                for value, part in parts.items()
+            ]
     return []
+
+
+def _check_agreement(found: Sequence[tuple[str, dict[Hashable, list[NumberedFrame]]]]) -> None:
+    """Refuse elements that part the same frames in different ways; the order of files may."""
+    told = {
+        name: {frozenset(each.number for each in part) for part in parts.values()}
+        for name, parts in found
+        if name in _DIMENSIONS
+    }
+    first = next(iter(told), "")
+    for name, partition in told.items():
+        if partition != told[first]:
+            raise GeometryError(
+                f"repeated_position: {first} tells volumes apart, and {name} tells others: "
+                f"nothing says which of them are right",
+                finding="repeated_position",
+            )
+
+
+def _within(group: Group, name: str, value: Hashable) -> tuple[str, str]:
+    """Name a part of a group that may be a part itself."""
+    names, values = (name, _as_text(value))
+    outer, its = group.dimension
+    return (f"{outer}, {names}", f"{its}, {values}") if outer else (names, values)
 
 
 def split_by_frame_of_reference(group: Group) -> list[Group]:
@@ -92,7 +123,7 @@ def split_by_frame_of_reference(group: Group) -> list[Group]:
     if len(parts) == 1:
         return [group]
     helps = _lie_apart(parts) or regular_spacing(group.frames) is None
-    if helps and all(len(part) >= _FEWEST_SLICES and regular_spacing(part) for part in parts):
+    if helps and all(len(part) >= FEWEST_SLICES and regular_spacing(part) for part in parts):
         return [
             replace(group, frames=tuple(part), dimension=("FrameOfReferenceUID", str(uid)))
             for uid, part in by_uid.items()
@@ -103,38 +134,25 @@ def split_by_frame_of_reference(group: Group) -> list[Group]:
     return [replace(group, findings=(*findings, Finding(kind, text, len(parts))))]
 
 
-def regular_spacing(
-    frames: Sequence[NumberedFrame], *, fewest: int = _FEWEST_SLICES
-) -> float | None:
-    """Give the spacing of frames that are one regular stack, mm; None if they are not.
-
-    Args:
-        frames: duplicates may be among them.
-        fewest: different positions without which nothing is said.
-    """
-    try:
-        kept, _ = drop_duplicates(frames)
-        if len(kept) < fewest:
-            return None
-        members = [each.frame for each in kept]
-        grid = prove_grid(members, [plane_of(frame) for frame in members])
-    except DicomDataError:
-        return None
-    return None if {finding.kind for finding in grid.findings} & SPLITTABLE else grid.spacing
-
-
 def _candidates(group: Group) -> Iterator[tuple[str, dict[Hashable, list[NumberedFrame]]]]:
-    """Give ways to split: by one element, by runs of instance numbers, by two elements."""
+    """Give ways to split: by one element, by Instance Number, by several elements together."""
     usable: dict[str, Callable[[Frame], Hashable]] = {}
     for name, value in _DIMENSIONS.items():
         parts = _by(group.frames, value)
         if len(parts) > 1:
             usable[name] = value
             yield name, parts
-    yield "InstanceNumber", _by_runs(group.frames)
-    for names in combinations(usable, 2):
-        one, other = (usable[name] for name in names)
-        yield ", ".join(names), _by(group.frames, _both(one, other))
+    yield "InstanceNumber", _by_rounds(group.frames)
+    yield "InstanceNumber", _by_passes(group.frames)
+    yield "SOPInstanceUID", _by_instances(group.frames)
+    for together in range(2, _MOST_TOGETHER + 1):
+        for names in combinations(usable, together):
+            values = [usable[name] for name in names]
+            yield ", ".join(names), _by(group.frames, _all_of(values))
+
+
+def _all_of(values: Sequence[Callable[[Frame], Hashable]]) -> Callable[[Frame], Hashable]:
+    return lambda frame: tuple(value(frame) for value in values)
 
 
 def _as_text(value: Hashable) -> str:
@@ -143,46 +161,63 @@ def _as_text(value: Hashable) -> str:
     return ", ".join("" if part is None else str(part) for part in parts)
 
 
-def _both(
-    one: Callable[[Frame], Hashable], other: Callable[[Frame], Hashable]
-) -> Callable[[Frame], Hashable]:
-    return lambda frame: (one(frame), other(frame))
+def _by_instances(frames: Sequence[NumberedFrame]) -> dict[Hashable, list[NumberedFrame]]:
+    """Split by SOP Instance UID: multi-frame files that hold a volume each, at the same places.
+
+    Files that lie one after the other are one volume, between which a slice may be missing.
+    """
+    try:
+        apart = len(occurrences(frames)) == len(frames)
+    except GeometryError:
+        # Frames that lie side by side are no volumes at the same places.
+        apart = True
+    return {} if apart else _by(frames, lambda frame: frame.sop_instance_uid)
 
 
-def _all_volumes(parts: Sequence[Sequence[NumberedFrame]], *, alike: bool, fewest: int) -> bool:
-    """Whether every part is a regular stack, and all are of one size and spacing if `alike`."""
-    sizes = [len(part) for part in parts]
-    fewest = fewest if alike else _FEWEST_APART
-    if min(sizes) < fewest or (alike and min(sizes) != max(sizes)):
-        return False
-    spacings = [regular_spacing(part, fewest=fewest) for part in parts]
-    found = [spacing for spacing in spacings if spacing is not None]
-    if len(found) < len(parts):
-        return False
-    return not alike or max(found) - min(found) <= _SAME_SPACING * min(found)
-
-
-def _by_runs(frames: Sequence[NumberedFrame]) -> dict[Hashable, list[NumberedFrame]]:
+def _by_rounds(frames: Sequence[NumberedFrame]) -> dict[Hashable, list[NumberedFrame]]:
     """Split by Instance Number: the first frame at each position, the second, and so on.
 
     Only where the numbers run through one volume after the other, or through all frames of one
-    position after the other; numbers in any other order say nothing.
+    position after the other; numbers in any other order say nothing. Copies go with their twin.
     """
-    numbers = {each.frame.instance_number for each in frames}
-    if None in numbers or len(numbers) < len(frames):
-        return {}
     try:
-        at_positions = occurrences(frames)
+        at_positions = [distinct(run) for run in occurrences(frames)]
     except GeometryError:
         # Frames that lie side by side are no volumes in any order.
         return {}
+    firsts = [twins[0] for run in at_positions for twins in run]
+    numbers = {each.frame.instance_number for each in firsts}
+    if None in numbers or len(numbers) < len(firsts):
+        return {}
     if len({len(run) for run in at_positions}) != 1:
         return {}
-    ordered = [sorted(run, key=_instance_number) for run in at_positions]
-    volumes = [list(volume) for volume in zip(*ordered, strict=True)]
-    if not (_run_on(volumes) or _run_on(ordered)):
+    ordered = [sorted(run, key=lambda twins: _instance_number(twins[0])) for run in at_positions]
+    volumes = list(zip(*ordered, strict=True))
+    leading = [[twins[0] for twins in members] for members in (*volumes, *ordered)]
+    if not (_run_on(leading[: len(volumes)]) or _run_on(leading[len(volumes) :])):
         return {}
-    return dict(enumerate(volumes, start=1))
+    return {
+        number: [each for twins in volume for each in twins]
+        for number, volume in enumerate(volumes, start=1)
+    }
+
+
+def _by_passes(frames: Sequence[NumberedFrame]) -> dict[Hashable, list[NumberedFrame]]:
+    """Split by Instance Number where the positions turn back as the numbers go up."""
+    numbers = {each.frame.instance_number for each in frames}
+    if None in numbers or len(numbers) < len(frames):
+        return {}
+    planes = {each.number: plane_of(each.frame) for each in frames}
+    normal = unit_normal(common_directions(list(planes.values())))
+    ordered = sorted(frames, key=_instance_number)
+    depths = np.array([normal @ planes[each.number].position for each in ordered])
+    steps = np.diff(depths)
+    # Most steps go one way; those that go the other lead back to where the next pass begins.
+    back = np.flatnonzero(np.sign(steps) != np.sign(np.median(steps))) + 1
+    ends = [0, *back.tolist(), len(ordered)]
+    return {
+        number: ordered[start:stop] for number, (start, stop) in enumerate(pairwise(ends), start=1)
+    }
 
 
 def _run_on(lists: Sequence[Sequence[NumberedFrame]]) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import GeometryError, RescaleError
-from dicomdata.rescale import LOWEST_TISSUE_HU
+from dicomdata.rescale import LOWEST_TISSUE_HU, LookupTable, Rescale
 from dicomdata.stack.policy import Finding
+from dicomdata.uptake import SUV_UNITS, suv_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from dicomdata.header import Frame, Kind
 
@@ -18,6 +20,13 @@ STORED = "stored"
 
 _UNSPECIFIED = "US"
 """Rescale Type of values in no particular unit (PS3.3 C.11.1.1.2)."""
+
+_PROJECTIONS = frozenset({"1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2"})
+"""X-ray angiography and radiofluoroscopy: their Modality LUT leads back to the intensity of the
+beam, and is no part of what the pixels are (PS3.3 C.8.7.1.1.2)."""
+
+_SAME_FACTOR = 1e-3
+"""Relative difference of SUV factors that are one: Decay Factor is written with few digits."""
 
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
 _WIDTHS = frozenset({8, 16, 32})
@@ -52,45 +61,57 @@ def check_pixels(frame: Frame) -> None:
 
 
 def find_unit(frames: Sequence[Frame], pet_unit: str = "BQML") -> str:
-    """Name the output units of a stack: "HU", "BQML", a Rescale Type, or "stored".
+    """Name the output units of a stack: "HU", "BQML", "SUVbw", a Rescale Type, or "stored".
 
     "HU" only where the header supports it: CT, rescaled, Rescale Type HU or none.
 
+    Args:
+        frames: of the stack.
+        pet_unit: what PET comes out in: "BQML" is whatever its Units (0054,1001) say.
+
     Raises:
-        RescaleError: if the frames contradict each other, or need a Modality LUT Sequence.
+        RescaleError: if the frames contradict each other or themselves, or the header cannot
+            support `pet_unit`; names the file and the element.
     """
     kinds = _distinct(frames)
-    if any(kind.modality_lut for kind in kinds):
-        raise RescaleError(
-            f"{frames[0].path}: ModalityLUTSequence (0028,3000) stands in for the rescale, "
-            f"and is not applied"
-        )
-    without = [frame for frame in frames if frame.kind.rescale is None]
-    if len(without) == len(frames):
-        return STORED
-    if without:
-        raise RescaleError(
-            f"{without[0].path}: RescaleSlope (0028,1053) or RescaleIntercept (0028,1052) is "
-            f"missing, and {len(frames) - len(without)} other frames of the stack have both"
-        )
-    units = sorted({_unit_of(kind) for kind in kinds})
+    _check_rescale(frames)
+    rescaled = any(output_line(kind) is not None for kind in kinds)
+    units = sorted({_unit_of(kind) for kind in kinds}) if rescaled else [STORED]
     if len(units) > 1:
         raise RescaleError(f"one stack in several units: {', '.join(units)}")
-    return units[0]
+    is_pet = any(kind.modality == "PT" for kind in kinds)
+    if pet_unit not in SUV_UNITS or not is_pet or units[0] == pet_unit:
+        return units[0]
+    _check_uptake(frames, pet_unit)
+    return pet_unit
+
+
+def output_line(kind: Kind, unit: str = "") -> Rescale | LookupTable | None:
+    """Give what turns the stored values of a frame into its outputs; None where nothing does.
+
+    Args:
+        kind: what the frame's header says.
+        unit: of the stack; one of `SUV_UNITS` multiplies the outputs of a PET.
+
+    Raises:
+        RescaleError: if the header cannot support the unit.
+    """
+    if kind.sop_class_uid in _PROJECTIONS:
+        return None
+    if kind.modality_lut is not None:
+        return kind.modality_lut
+    if kind.rescale is None or not _takes_factor(kind, unit):
+        return kind.rescale
+    return kind.rescale.times(_suv_factor(kind, unit))
 
 
 def value_findings(frames: Sequence[Frame], unit: str) -> list[Finding]:
     """Say what is remarkable of a stack's values."""
     kinds = _distinct(frames)
-    findings = []
+    findings = [Finding(name, text) for name, tells, text in _REMARKS if any(map(tells, kinds))]
     if unit == STORED and any(kind.modality == "CT" for kind in kinds):
         text = "CT without Rescale Slope and Intercept: values are as stored, not HU"
         findings.append(Finding("rescale_missing", text))
-    if any(kind.lossy for kind in kinds):
-        findings.append(Finding("lossy", "pixels went through lossy compression"))
-    if any(kind.photometric_interpretation == "MONOCHROME1" for kind in kinds):
-        text = "MONOCHROME1: meant to be shown inverted; values are left as they are"
-        findings.append(Finding("monochrome1", text))
     padded = sorted({kind.padding.value for kind in kinds if kind.padding is not None})
     if padded:
         text = f"Pixel Padding Value {', '.join(map(str, padded))}"
@@ -110,13 +131,67 @@ def padding_collides(kind: Kind, unit: str) -> bool:
     """
     if kind.padding is None:
         return False
-    if unit == "HU" and kind.rescale is not None:
-        return kind.padding.value * kind.rescale.slope + kind.rescale.intercept > LOWEST_TISSUE_HU
+    line = output_line(kind)
+    if unit == "HU" and line is not None:
+        return line.at(kind.padding.value) > LOWEST_TISSUE_HU
     low, high = kind.padding.ends
     return low <= 0 <= high
 
 
+def _check_rescale(frames: Sequence[Frame]) -> None:
+    """Refuse frames of which some say how to rescale and others do not, or that say it twice."""
+    for frame in frames:
+        kind = frame.kind
+        twice = kind.modality_lut is not None and kind.rescale not in (None, Rescale())
+        if twice and output_line(kind) is not None:
+            raise RescaleError(
+                f"{frame.path}: Modality LUT Sequence (0028,3000) and Rescale Slope (0028,1053) "
+                f"and Intercept (0028,1052) contradict each other: only one may be there"
+            )
+    without = [frame for frame in frames if output_line(frame.kind) is None]
+    if without and len(without) < len(frames):
+        raise RescaleError(
+            f"{without[0].path}: RescaleSlope (0028,1053) or RescaleIntercept (0028,1052) is "
+            f"missing, and {len(frames) - len(without)} other frames of the stack have both"
+        )
+
+
+def _check_uptake(frames: Sequence[Frame], unit: str) -> None:
+    """Refuse frames that cannot be given in a unit of uptake, or were corrected to other times."""
+    first = frames[0]
+    factors: dict[int, float] = {}
+    for frame in frames:
+        kind = frame.kind
+        if id(kind) in factors:
+            continue
+        try:
+            factors[id(kind)] = factor = _suv_factor(kind, unit)
+        except RescaleError as error:
+            raise RescaleError(f"{frame.path}: no {unit}: {error}") from error
+        one_moment = kind.uptake is None or kind.uptake.decay_correction != "NONE"
+        if one_moment and not math.isclose(factor, factors[id(first.kind)], rel_tol=_SAME_FACTOR):
+            raise RescaleError(
+                f"{frame.path}: no {unit}: its decay is corrected to another moment, or its dose "
+                f"is another, than of {first.path}: the factors are {factor:g} and "
+                f"{factors[id(first.kind)]:g}"
+            )
+
+
+def _takes_factor(kind: Kind, unit: str) -> bool:
+    return unit in SUV_UNITS and kind.modality == "PT" and _unit_of(kind) != unit
+
+
+def _suv_factor(kind: Kind, unit: str) -> float:
+    if kind.rescale is None or output_line(kind) is not kind.rescale:
+        raise RescaleError("Rescale Slope (0028,1053) or Intercept (0028,1052) is missing")
+    if kind.uptake is None or not kind.units:
+        raise RescaleError("Units (0054,1001) is missing")
+    return suv_factor(kind.uptake, units=kind.units, wanted=unit)
+
+
 def _unit_of(kind: Kind) -> str:
+    if kind.modality_lut is not None and not kind.rescale_type:
+        return _UNSPECIFIED
     if kind.modality == "CT":
         return kind.rescale_type or "HU"
     if kind.modality == "PT" and kind.units:
@@ -128,3 +203,37 @@ def _unit_of(kind: Kind) -> str:
 def _distinct(frames: Sequence[Frame]) -> Collection[Kind]:
     # By identity first: a thousand frames share one object, and hashing it is not free.
     return set({id(frame.kind): frame.kind for frame in frames}.values())
+
+
+_REMARKS: tuple[tuple[str, Callable[[Kind], bool], str], ...] = (
+    ("lossy", lambda kind: kind.lossy, "pixels went through lossy compression"),
+    (
+        "monochrome1",
+        lambda kind: kind.photometric_interpretation == "MONOCHROME1",
+        "MONOCHROME1: meant to be shown inverted; values are left as they are",
+    ),
+    (
+        "modality_lut_bits",
+        lambda kind: kind.modality_lut is not None and kind.modality_lut.bits not in (8, 16),
+        "LUT Descriptor (0028,3002) says neither 8 nor 16 bits an entry: taken as 16",
+    ),
+    (
+        "modality_lut_ignored",
+        lambda kind: (
+            kind.sop_class_uid in _PROJECTIONS
+            and not (kind.modality_lut is None and kind.rescale in (None, Rescale()))
+        ),
+        "the Modality LUT of X-ray projections is not applied: values are as stored",
+    ),
+    (
+        "pixel_spacing",
+        lambda kind: kind.spacing_values > 2,
+        "Pixel Spacing (0028,0030) has more than two values: the first two count",
+    ),
+    (
+        "detector_spacing",
+        lambda kind: kind.detector_spacing,
+        "Imager Pixel Spacing (0018,1164) stands in for Pixel Spacing (0028,0030), missing",
+    ),
+)
+"""Finding, whether the frames of a kind have it, and what is said of it."""

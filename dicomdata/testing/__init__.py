@@ -1,6 +1,7 @@
 """For tests, this package's and its users': phantoms to read, contracts to subclass.
 
 * `dicomdata.testing.phantoms` writes small series, as odd as a test needs them;
+* `dicomdata.testing.enhanced` writes them as one multi-frame file;
 * `dicomdata.testing.thorax` writes an archive that looks like one of chest CTs;
 * `dicomdata.testing.anatomy` draws those chests, `dicomdata.testing.encoding` encodes pixels;
 * `dicomdata.testing.contracts` holds classes of tests to subclass, for pytest;

@@ -6,15 +6,17 @@ are imported where they are used.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom import uid
+from pydicom import dcmread, dcmwrite, uid
 from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
@@ -41,6 +43,7 @@ _BY_IMAGECODECS: dict[str, tuple[str, dict[str, Any]]] = {
     uid.JPEG2000Lossless: ("jpeg2k_encode", {"codecformat": "j2k", "reversible": True, "level": 0}),
     uid.JPEG2000: ("jpeg2k_encode", {"codecformat": "j2k", "reversible": False, "level": 90}),
     uid.HTJ2KLossless: ("htj2k_encode", {"reversible": True}),
+    uid.HTJ2KLosslessRPCL: ("htj2k_encode", {"reversible": True, "tlm": True}),
     uid.HTJ2K: ("htj2k_encode", {"reversible": False, "level": 0.0001}),
 }
 """Those that imagecodecs encodes: pydicom cannot, or not where a picture is small."""
@@ -87,6 +90,38 @@ def set_pixels(
     header[element.tag] = element
 
 
+def write_fragments(
+    path: Path | str,
+    fragments: Sequence[bytes],
+    transfer_syntax_uid: str,
+    *,
+    table: Sequence[int] | None = (),
+    **changes: Any,
+) -> None:
+    """Put compressed fragments in place of the pixels of a file, however odd they are.
+
+    Args:
+        path: a file that `write_series` wrote.
+        fragments: one item each (PS3.5 A.4), as they are: an odd length is not padded.
+        transfer_syntax_uid: what the file is to say they are.
+        table: Basic Offset Table; None leaves its item out.
+        **changes: keyword -> value of other elements to change.
+    """
+    header = dcmread(path)
+    header.file_meta.TransferSyntaxUID = uid.UID(transfer_syntax_uid)
+    offsets = [] if table is None else [struct.pack(f"<{len(table)}L", *table)]
+    items = [
+        b"\xfe\xff\x00\xe0" + struct.pack("<L", len(content)) + content
+        for content in (*offsets, *fragments)
+    ]
+    element = DataElement(0x7FE00010, "OB", b"".join(items), already_converted=True)
+    element.is_undefined_length = True
+    header[element.tag] = element
+    for keyword, value in changes.items():
+        setattr(header, keyword, value)
+    dcmwrite(path, header, implicit_vr=False, little_endian=True)
+
+
 def _encode_natively(words: NDArray[Any], syntax: uid.UID) -> DataElement:
     """Encode without compression: Pixel Data, Float Pixel Data or Double Float Pixel Data."""
     content = words.astype(
@@ -106,12 +141,12 @@ def _encode_with_imagecodecs(
 ) -> bytes:
     """Encode one frame with JPEG, JPEG 2000 or HTJ2K."""
     name, options = _BY_IMAGECODECS[syntax]
+    if name != "htj2k_encode":
+        options = {"bitspersample": bits_stored, **options}
     options = {**options, **compression}
     import imagecodecs
 
     if name == "jpeg_encode":
         # JPEG knows no sign: the bits stored travel as they are (PS3.5 8.2.1).
-        words = words.view(f"u{words.itemsize}") & (2**bits_stored - 1)
-    if name != "htj2k_encode":
-        options["bitspersample"] = bits_stored
+        words = words.view(f"u{words.itemsize}") & (2 ** options["bitspersample"] - 1)
     return bytes(getattr(imagecodecs, name)(words, **options))

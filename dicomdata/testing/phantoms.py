@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class _Choice(Enum):
+class Choice(Enum):
+    """What stands for "let the phantom choose"."""
+
     AUTO = "auto"
 
 
-AUTO: Final = _Choice.AUTO
+AUTO: Final = Choice.AUTO
 """Let the phantom choose; what it chooses is said where the field is described."""
 
 
@@ -125,15 +127,15 @@ class SeriesPhantom:
     spacing_between_slices: PerSlice = None
 
     modality: PerSlice = "CT"
-    sop_class_uid: PerSlice | _Choice = AUTO
+    sop_class_uid: PerSlice | Choice = AUTO
     """Auto: by the modality, CT, MR or PT; Secondary Capture for others."""
 
     image_type: PerSlice = ("ORIGINAL", "PRIMARY", "AXIAL")
 
-    slope: PerSlice | _Choice = AUTO
+    slope: PerSlice | Choice = AUTO
     """Rescale Slope. Auto: 1 for CT and PT, absent for others."""
 
-    intercept: PerSlice | _Choice = AUTO
+    intercept: PerSlice | Choice = AUTO
     """Rescale Intercept. Auto: -1024 for CT, 0 for PT, absent for others."""
 
     rescale_type: PerSlice = None
@@ -157,20 +159,20 @@ class SeriesPhantom:
 
     photometric_interpretation: PerSlice = "MONOCHROME2"
 
-    instance_number: PerSlice | _Choice = AUTO
+    instance_number: PerSlice | Choice = AUTO
     """Auto: 1, 2, 3 in slice order."""
 
     patient_id: PerSlice = "PHANTOM"
-    study_instance_uid: PerSlice | _Choice = AUTO
-    series_instance_uid: PerSlice | _Choice = AUTO
-    sop_instance_uid: PerSlice | _Choice = AUTO
-    frame_of_reference_uid: PerSlice | _Choice = AUTO
+    study_instance_uid: PerSlice | Choice = AUTO
+    series_instance_uid: PerSlice | Choice = AUTO
+    sop_instance_uid: PerSlice | Choice = AUTO
+    frame_of_reference_uid: PerSlice | Choice = AUTO
     """Auto, for all UIDs: made from `seed`."""
 
     extra: Extra | Callable[[int], Extra] = field(default_factory=dict)
     """Further elements, of all slices or by slice number; they override all of the above."""
 
-    file_names: Sequence[str] | Callable[[int], str] | _Choice = AUTO
+    file_names: Sequence[str] | Callable[[int], str] | Choice = AUTO
     """One a slice; they may have folders. Auto: meaningless, in no order, made from `seed`."""
 
     transfer_syntax_uid: PerSlice = uid.ExplicitVRLittleEndian
@@ -211,13 +213,13 @@ class SeriesPhantom:
             return cast("Value", self.positions[k])
         step = np.asarray(self.step, np.float64)
         if step.ndim == 0:
-            row, column = np.reshape(np.array(_pick(self.orientation, 0), np.float64), (2, 3))
+            row, column = np.reshape(np.array(pick(self.orientation, 0), np.float64), (2, 3))
             step = step * np.cross(row, column)
         return tuple((np.asarray(self.origin) + k * step).tolist())
 
     def file_name(self, k: int) -> str:
         """Return the name of slice `k`, which may have folders."""
-        if isinstance(self.file_names, _Choice):
+        if isinstance(self.file_names, Choice):
             return phantom_name(self.seed, k)
         return self.file_names(k) if callable(self.file_names) else self.file_names[k]
 
@@ -226,13 +228,13 @@ class SeriesPhantom:
 
         With changes it is what lies beside a series: a duplicate, another phase, a localizer.
         """
-        own = {one.name: _pick(getattr(self, one.name), k) for one in fields(self)}
+        own = {one.name: pick(getattr(self, one.name), k) for one in fields(self)}
         for name, choice in self._choices(k, str(own["modality"])).items():
             if own[name] is AUTO:
                 own[name] = choice
         own["stored"] = [self.plane(k)]
         own["positions"] = [self.position(k)]
-        own["extra"] = {key: _pick(value, k) for key, value in own["extra"].items()}
+        own["extra"] = {key: pick(value, k) for key, value in own["extra"].items()}
         own["file_names"] = [self.file_name(k)]
         return SeriesPhantom(**own)
 
@@ -299,9 +301,9 @@ def write_series(
 def _write_file(path: Path, phantom: SeriesPhantom) -> None:
     """Write the one slice of `phantom` (PS3.10 7.1)."""
     syntax = uid.UID(str(phantom.transfer_syntax_uid))
-    header = _make_header(phantom)
+    header = make_header(phantom)
     header.preamble = b"\0" * 128 if phantom.preamble else None
-    header.file_meta = _make_file_meta(header, syntax)
+    header.file_meta = make_file_meta(header, syntax)
     set_pixels(header, phantom.plane(0), syntax, phantom.compression)
     if not phantom.file_meta:
         del header.file_meta
@@ -314,7 +316,7 @@ def _write_file(path: Path, phantom: SeriesPhantom) -> None:
     )
 
 
-def _make_file_meta(header: Dataset, syntax: uid.UID) -> FileMetaDataset:
+def make_file_meta(header: Dataset, syntax: uid.UID) -> FileMetaDataset:
     """Make the File Meta Information, as good as the header it stands before."""
     elements = {
         0x00020000: ("UL", 0),  # pydicom writes the true length
@@ -332,7 +334,7 @@ def _make_file_meta(header: Dataset, syntax: uid.UID) -> FileMetaDataset:
     return meta
 
 
-def _make_header(phantom: SeriesPhantom) -> Dataset:
+def make_header(phantom: SeriesPhantom) -> Dataset:
     """Make everything of the one slice of `phantom` but its pixels."""
     described: dict[str | int, Any] = {
         **_describe_instance(phantom),
@@ -352,7 +354,7 @@ def _make_header(phantom: SeriesPhantom) -> Dataset:
         vr = dictionary_VR(tag)
         if vr == "US or SS":
             vr = (tag in _PADDING and padding_vr) or ("SS" if signed else "US")
-        header[tag] = _make_element(tag, vr, value)
+        header[tag] = make_element(tag, vr, value)
     return header
 
 
@@ -411,7 +413,7 @@ def _describe_pixels(phantom: SeriesPhantom) -> dict[str | int, Any]:
     return described
 
 
-def _make_element(tag: int, vr: str, value: Any) -> DataElement:
+def make_element(tag: int, vr: str, value: Any) -> DataElement:
     """Make an element that pydicom writes as it stands: it converts and validates nothing."""
     value = value.tolist() if isinstance(value, np.ndarray) else value
     several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
@@ -431,7 +433,7 @@ def _format_number(number: float) -> str:
     return text if len(text) <= 16 else format_number_as_ds(float(number))
 
 
-def _pick(value: Any, k: int) -> Any:
+def pick(value: Any, k: int) -> Any:
     """Choose what `value` is for slice `k`."""
     if isinstance(value, Each):
         return value[k]

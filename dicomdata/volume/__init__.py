@@ -13,13 +13,15 @@ import numpy as np
 
 from dicomdata.errors import RescaleError
 from dicomdata.geometry import lps_to_ras
-from dicomdata.pixels import read_stored
+from dicomdata.pixels import check_claim, read_stored
 from dicomdata.regions import Region
-from dicomdata.volume.units import write_output
+from dicomdata.volume.resampling import resample
+from dicomdata.volume.units import fill_value, write_output
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
+    from dicomdata.header import Frame
     from dicomdata.stack import Stack
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.int16))
@@ -86,16 +88,50 @@ def read_volume(
     if out_type not in _DTYPES:
         raise ValueError(f"dtype must be float32 or int16, got {out_type}")
     box = region or Region()
-    slices, rows, columns = box.within(stack.shape)
+    slices, rows, columns = ranges = box.within(stack.shape)
     fill = stack.padding if padding is None else padding
+    frames = stack.frames
+    # Before memory is asked for: a header may claim anything.
+    for frame in frames if stack.sampling else frames[slices.start : slices.stop]:
+        check_claim(frame)
     # Not zeros: numpy's fresh pages are touched once, when the values are written.
     voxels = np.empty((len(slices), len(rows), len(columns)), out_type)
+    if stack.sampling or stack.shear:
+        _resample(stack, ranges, voxels, fill)
+    else:
+        for k, number in enumerate(slices):
+            _read_frame(frames[number], (rows, columns), voxels[k], stack.unit, fill)
+    return Volume(voxels, stack.unit, stack.valid[slices.start : slices.stop], stack, box)
+
+
+def _read_frame(
+    frame: Frame, box: tuple[range, range], out: NDArray[Any], unit: str, padding: float | str
+) -> None:
+    """Write rows and columns of a frame into `out`, in output units."""
+    rows, columns = box
+    stored = read_stored(frame, rows)[:, columns.start : columns.stop]
+    try:
+        write_output(stored, out, frame.kind, unit=unit, padding=padding)
+    except RescaleError as error:
+        raise RescaleError(f"{frame.path}: {error}") from error
+
+
+def _resample(
+    stack: Stack, box: tuple[range, range, range], voxels: NDArray[Any], padding: float | str
+) -> None:
+    """Write a box of a repaired stack into `voxels`."""
     frames = stack.frames
-    for k, number in enumerate(slices):
-        frame = frames[number]
-        stored = read_stored(frame, rows)[:, columns.start : columns.stop]
-        try:
-            write_output(stored, voxels[k], frame.kind, unit=stack.unit, padding=fill)
-        except RescaleError as error:
-            raise RescaleError(f"{frame.path}: {error}") from error
-    return Volume(voxels, stack.unit, np.ones(len(slices), np.bool_), stack, box)
+
+    def read(index: int, rows: range) -> NDArray[np.float32]:
+        plane = np.empty((len(rows), columns.stop - columns.start), np.float32)
+        _read_frame(frames[index], (rows, columns), plane, stack.unit, padding)
+        return plane
+
+    # A shift along the rows needs columns beyond those of the box.
+    columns = range(frames[0].kind.columns) if stack.shear else box[2]
+    within = range(box[2].start - columns.start, box[2].stop - columns.start)
+    try:
+        fill = fill_value(frames[0].kind, stack.unit, padding)
+        resample(stack, (box[0], box[1], within), read, voxels, fill)
+    except RescaleError as error:
+        raise RescaleError(f"{frames[0].path}: {error}") from error

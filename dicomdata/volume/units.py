@@ -8,7 +8,7 @@ import numpy as np
 
 from dicomdata.errors import RescaleError
 from dicomdata.rescale import AIR_HU, Rescale
-from dicomdata.stack.units import padding_collides
+from dicomdata.stack.units import output_line, padding_collides
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,12 +36,16 @@ def write_output(
         padding: what padded voxels become: "air", "keep" or a number.
 
     Raises:
-        RescaleError: if `out` is int16 and an output is not whole or does not fit.
+        RescaleError: if `out` is int16 and an output is not whole or does not fit, or an output
+            is beyond float32.
     """
-    rescale = kind.rescale or Rescale()
-    fill = _fill(kind, rescale, unit, padding)
+    line = output_line(kind, unit) or Rescale()
+    fill = None if kind.padding is None else _fill(kind, unit, padding)
+    fits = out.dtype == np.int16 and line.proves_int16(
+        bits_stored=kind.bits_stored, signed=kind.signed
+    )
     if kind.padding is None or fill is None:
-        rescale.into(stored, out)
+        line.into(stored, out, fits=fits)
         return
     padded = kind.padding.mask(stored)
     if out.dtype == np.int16:
@@ -50,18 +54,22 @@ def write_output(
         # Padding may be far beyond int16 where no measured value is.
         measured = stored[~padded]
         stored = np.where(padded, measured.min() if measured.size else 0, stored)
-    rescale.into(stored, out)
+    line.into(stored, out, fits=fits)
     np.copyto(out, fill, where=padded, casting="unsafe")
 
 
-def _fill(kind: Kind, rescale: Rescale, unit: str, padding: float | str) -> float | None:
+def _fill(kind: Kind, unit: str, padding: float | str) -> float | None:
     """Give the output that padded voxels get; None where they stay as they are."""
-    if padding == "keep":
+    if padding == "keep" or (padding == "air" and padding_collides(kind, unit)):
         return None
-    if padding != "air":
+    return fill_value(kind, unit, padding)
+
+
+def fill_value(kind: Kind, unit: str, padding: float | str) -> float:
+    """Give the output of voxels that no frame covers: as padding, or air where that is kept."""
+    if not isinstance(padding, str):
         return float(padding)
-    if padding_collides(kind, unit):
-        return None
     if unit == "HU":
         return AIR_HU
-    return rescale.ends(bits_stored=kind.bits_stored, signed=kind.signed)[0]
+    line = output_line(kind, unit) or Rescale()
+    return line.ends(bits_stored=kind.bits_stored, signed=kind.signed)[0]

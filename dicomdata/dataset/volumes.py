@@ -16,6 +16,7 @@ from dicomdata.cache import NoCache
 from dicomdata.catalog import scan
 from dicomdata.catalog.schema import SERIES_COLUMNS
 from dicomdata.catalog.selection import where
+from dicomdata.dataset.seeding import SampleIndex, seeded
 from dicomdata.errors import DicomDataWarning
 from dicomdata.metatensor import to_metatensor
 from dicomdata.stack import plan_stacks
@@ -175,6 +176,9 @@ class VolumeDataset(Dataset[Any]):
         }
         if self.transform is None:
             return sample
+        if isinstance(index, SampleIndex):
+            with seeded(self.transform, index.entropy):
+                return self.transform(sample)
         self._seed_worker()
         return self.transform(sample)
 
@@ -193,8 +197,8 @@ class VolumeDataset(Dataset[Any]):
 
 def _caller_level() -> int:
     """Tell how many calls up a warning is about: to the first function outside this package."""
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(os.path.dirname(__file__)) + os.sep
     level = 1
-    while os.path.dirname(sys._getframe(level).f_code.co_filename) == here:  # noqa: SLF001 - inspect.stack reads source files
+    while sys._getframe(level).f_code.co_filename.startswith(here):  # noqa: SLF001 - inspect.stack reads source files
         level += 1
     return level
