@@ -39,6 +39,9 @@ settings.load_profile(_PROFILE)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
+        "markers", "unaccounted: files change between scan and plan, so no account can hold"
+    )
+    config.addinivalue_line(
         "markers",
         "corpus(*kinds, largest=None): run once for each real series of these kinds, as `entry`; "
         "series of more than `largest` bytes wait for the thorough profile",
@@ -81,6 +84,21 @@ def planned() -> Callable[..., dd.StackPlan]:
         return plan
 
     return plan
+
+
+@pytest.fixture(autouse=True)
+def _account_of_every_plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the account of every plan that a test asks for, unless it is marked `unaccounted`."""
+    if request.node.get_closest_marker("unaccounted"):
+        return
+    plan_stacks = dd.plan_stacks
+
+    def plan(catalog: dd.Catalog, policy: dd.Policy | None = None) -> dd.StackPlan:
+        planned = plan_stacks(catalog, policy)
+        check_account(planned)
+        return planned
+
+    monkeypatch.setattr(dd, "plan_stacks", plan)
 
 
 @pytest.fixture(scope="session")

@@ -244,6 +244,7 @@ def test_a_folder_that_vanishes_during_the_scan_loses_only_itself(
     assert all("No such file or directory" in reason and path in reason for path, reason in lost)
 
 
+@pytest.mark.unaccounted
 def test_a_file_that_vanishes_before_planning_loses_only_its_series(tmp_path: Path) -> None:
     # Whether frames at one position are the same is told by their bytes.
     phantom = SeriesPhantom()

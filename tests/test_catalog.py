@@ -427,6 +427,7 @@ def test_a_damaged_catalog_is_replaced_by_scanning_again(
     catalog.verify()
 
 
+@pytest.mark.unaccounted
 def test_a_stack_whose_catalog_went_away_says_so(archive: Path, tmp_path: Path) -> None:
     path = saved(archive, tmp_path)
     stack = dd.plan_stacks(dd.open_catalog(path)).stacks[0]
@@ -523,6 +524,7 @@ def test_a_file_that_was_rejected_is_not_read_again_until_it_changes(tmp_path: P
     assert len(dd.open_catalog(tmp_path / "c")) == 1
 
 
+@pytest.mark.unaccounted
 def test_a_refreshed_catalog_gives_the_new_truth_or_an_error(archive: Path, tmp_path: Path) -> None:
     catalog = dd.scan(archive, progress=False).save(tmp_path / "c")
     (stack,) = dd.plan_stacks(catalog.select(modality="CT")).stacks

@@ -513,3 +513,15 @@ def test_no_flip_of_bytes_breaks_more_than_the_file(tmp_path: Path) -> None:
             assert str(path) in str(error)  # noqa: PT017 - most are refused, some are whole
         else:
             assert frames
+
+
+def test_an_image_that_ends_before_its_rows_is_damaged_and_no_other_object(tmp_path: Path) -> None:
+    # Cut where an element ends: nothing but the SOP class tells that pixels should follow.
+    (path, *_) = write_series(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"\x28\x00\x10\x00US")])
+
+    with pytest.raises(dd.HeaderError, match=r"Pixel Data \(7FE0,0010\) is missing") as caught:
+        dd.read_instance(path)
+
+    assert type(caught.value) is dd.HeaderError

@@ -561,7 +561,7 @@ def test_a_harmless_change_changes_nothing(
     ]
 
 
-@many(5)
+@many(2)
 @given(data=st.data())
 def test_a_damaged_file_does_its_neighbours_no_harm(data: st.DataObject, watched: Watched) -> None:
     phantom = SeriesPhantom(shape=(4, 3, 4), modality="MR", slope="1", intercept="0")

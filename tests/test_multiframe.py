@@ -252,7 +252,7 @@ def test_a_macro_is_not_completed_from_elsewhere(tmp_path: Path, planned: Planne
 
     path = write_enhanced(tmp_path, edit=halve)
 
-    frames = dd.dd.read_instance(path).frames
+    frames = dd.read_instance(path).frames
 
     assert {frame.kind.rescale for frame in frames} == {None}
 
@@ -280,7 +280,7 @@ def test_frames_say_what_they_are(tmp_path: Path) -> None:
         },
     )
 
-    first, *_, last = dd.dd.read_instance(path).frames
+    first, *_, last = dd.read_instance(path).frames
 
     assert (first.kind.image_type, last.kind.image_type) == (
         "ORIGINAL\\PRIMARY\\M\\NONE",
@@ -397,7 +397,7 @@ def test_a_frame_without_the_position_that_others_have_is_an_error(
     path = write_enhanced(tmp_path, edit=edit)
 
     with pytest.raises(dd.HeaderError) as caught:
-        dd.dd.read_instance(path)
+        dd.read_instance(path)
 
     assert str(caught.value) == (
         f"{path}: Image Position (Patient) (0020,0032) is missing in the functional groups of "
@@ -412,7 +412,7 @@ def test_a_frame_without_the_slope_that_others_have_is_an_error(tmp_path: Path) 
     path = write_enhanced(tmp_path, shared=(), edit=forget)
 
     with pytest.raises(dd.HeaderError, match=r"Rescale Slope \(0028,1053\) is missing .* frame 4"):
-        dd.dd.read_instance(path)
+        dd.read_instance(path)
 
 
 @pytest.mark.parametrize("change", [-1, 1])
@@ -425,7 +425,7 @@ def test_groups_of_more_or_fewer_frames_are_an_error(change: int, tmp_path: Path
     path = write_enhanced(tmp_path, edit=resize)
 
     with pytest.raises(dd.HeaderError, match=r"Number Of Frames \(0028,0008\) is 5, and frames"):
-        dd.dd.read_instance(path)
+        dd.read_instance(path)
 
 
 @pytest.mark.parametrize("number", ["3", "6", "4", "1", "", "many", "-5"])
@@ -459,7 +459,7 @@ def test_a_macro_of_two_items_is_an_error(tmp_path: Path) -> None:
     path = write_enhanced(tmp_path, edit=double)
 
     with pytest.raises(dd.HeaderError, match=r"\(0020,9113\) must have one item, got 2"):
-        dd.dd.read_instance(path)
+        dd.read_instance(path)
 
 
 def test_shared_groups_of_two_items_are_an_error(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_shared_groups_of_two_items_are_an_error(tmp_path: Path) -> None:
     path = write_enhanced(tmp_path, edit=double)
 
     with pytest.raises(dd.HeaderError, match=r"\(5200,9229\) must have one item, got 2"):
-        dd.dd.read_instance(path)
+        dd.read_instance(path)
 
 
 def test_a_gap_is_refused_by_name(tmp_path: Path, planned: Planned) -> None:
@@ -485,7 +485,7 @@ def test_a_malformed_position_is_an_error(value: str, tmp_path: Path) -> None:
     path = write_enhanced(tmp_path, positions=[*POSITIONS[:4], value])
 
     with pytest.raises(dd.HeaderError, match=r"Image Position \(Patient\) \(0020,0032\) must be"):
-        dd.dd.read_instance(path)
+        dd.read_instance(path)
 
 
 def test_a_file_cut_short_is_an_error_of_its_pixels(tmp_path: Path, planned: Planned) -> None:
@@ -736,7 +736,7 @@ def test_shared_groups_alone_hold_for_all_frames(tmp_path: Path, planned: Planne
 
     path = write_enhanced(tmp_path, edit=forget)
 
-    frames = dd.dd.read_instance(path).frames
+    frames = dd.read_instance(path).frames
 
     assert {frame.kind.pixel_spacing for frame in frames} == {(0.8, 0.5)}
     assert {frame.position for frame in frames} == {None}
@@ -814,7 +814,7 @@ def test_a_thousand_frames_are_read_in_bounded_time(tmp_path: Path) -> None:
     path = write_enhanced(tmp_path, shape=(1000, 2, 2), slope=Each(*range(1, 1001)))
 
     start = time.process_time()
-    frames = dd.dd.read_instance(path).frames
+    frames = dd.read_instance(path).frames
     seconds = time.process_time() - start
 
     assert len(frames) == 1000
@@ -832,7 +832,7 @@ def test_claims_of_many_frames_are_held_against_the_file(groups: bool, tmp_path:
 
     start = time.process_time()
     with pytest.raises(dd.HeaderError, match=r"Number Of Frames \(0028,0008\)"):
-        dd.dd.read_instance(path)
+        dd.read_instance(path)
     assert time.process_time() - start < 1
 
 

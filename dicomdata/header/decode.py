@@ -8,6 +8,7 @@ position may still be shown, and `stack` says what is missing when a volume is w
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import HeaderError, OtherObjectError
@@ -47,6 +48,15 @@ _PREFIXES = {
     "1.2.840.10008.5.1.4.1.1.481.": "a radiotherapy object",
 }
 
+_IMAGES = re.compile(
+    r"1\.2\.840\.10008\.5\.1\.4\.1\.1\."
+    # X-ray; CT; MR but its spectroscopy; secondary capture; angiography; 3D X-ray;
+    r"(1(\.\d+)*|2(\.[12])?|4(\.[134])?|7(\.[1-4])?|12\.[12](\.1)?|13\.1\.[1-5]|"
+    # nuclear medicine; ultrasound; visible light; PET.
+    r"20|3\.1|6\.[12]|77\.1\.\d+(\.\d+)?|128(\.1)?|130)"
+)
+"""Storage classes of images (PS3.6 table A-1): without pixels, such a file was cut short."""
+
 _LOSSY_SYNTAXES = frozenset(
     {
         "1.2.840.10008.1.2.4.50",
@@ -75,10 +85,9 @@ def check_object(values: Values) -> None:
     )
     if what is not None:
         raise OtherObjectError(f"{path}: {what}, not frames of a volume")
-    if pixels is None and values.word("Rows") is None:
-        raise OtherObjectError(
-            f"{path}: a DICOM object without pixels (SOP Class UID {uid or '?'})"
-        )
+    is_image = not uid or _IMAGES.fullmatch(uid) is not None
+    if pixels is None and values.word("Rows") is None and not is_image:
+        raise OtherObjectError(f"{path}: a DICOM object without pixels (SOP Class UID {uid})")
     if pixels is None:
         raise HeaderError(f"{path}: Pixel Data (7FE0,0010) is missing", keyword="PixelData")
     if pixels.tag != _PIXEL_DATA:
