@@ -58,7 +58,9 @@ def check(series: MessySeries, planned: Planned, policy: dd.Policy | None = None
             except dd.PixelError as error:
                 reasons.append(str(error))
                 continue
-            true = [truth for truth in left + possible if is_true(kept, truth, aired=aired)]
+            # What has to come out is looked for first: two series may be the same.
+            true = [truth for truth in left if is_true(kept, truth, aired=aired)]
+            true = true or [truth for truth in possible if is_true(kept, truth, aired=aired)]
             assert true, f"wrong: {stack.shape} {stack.dimension} {list(map(str, stack.findings))}"
             # Two series may differ by less than the positions of one of them are rounded.
             found = min(true, key=lambda truth: truth.tolerance)
