@@ -109,7 +109,7 @@ def suv_factor(uptake: Uptake, *, units: str, wanted: str) -> float:
         RescaleError: naming the element that is missing, or contradicts another.
     """
     given, factor = _given(uptake, units)
-    _check_corrections(uptake, given)
+    _check_corrections(uptake)
     if given == wanted:
         return factor
     if given != _CONCENTRATION:
@@ -159,12 +159,12 @@ def _given(uptake: Uptake, units: str) -> tuple[str, float]:
     )
 
 
-def _check_corrections(uptake: Uptake, given: str) -> None:
-    """Refuse pixels that are not corrected for what SUV takes for granted.
+def _check_corrections(uptake: Uptake) -> None:
+    """Refuse pixels that say they are not corrected for what SUV takes for granted.
 
-    A series in SUV was made to be one: it may be silent, but must not contradict itself.
+    An element that says nothing is reported by whoever asks for SUV; it contradicts nothing.
     """
-    if given != _CONCENTRATION and not uptake.corrected:
+    if not uptake.corrected:
         return
     needed = ("ATTN",) if uptake.decay_correction == "NONE" else ("ATTN", "DECY")
     missing = [each for each in needed if each not in uptake.corrected]

@@ -107,6 +107,17 @@ def test_uptake_is_activity_by_body_weight_and_dose(
     assert uptake_of(tmp_path, planned) == pytest.approx([START], rel=1e-6)
 
 
+def test_corrections_that_are_not_told_are_a_finding(tmp_path: Path, planned: Planned) -> None:
+    write_pet(tmp_path, CorrectedImage=None)
+
+    (stack,) = planned(tmp_path, dd.Policy(pet_unit="SUVbw")).stacks
+    (untold,) = planned(tmp_path).stacks
+
+    assert "corrections_missing" in {finding.kind for finding in stack.findings}
+    assert "corrections_missing" not in {finding.kind for finding in untold.findings}
+    assert uptake_of(tmp_path, planned) == pytest.approx([START], rel=1e-6)
+
+
 def test_a_dose_that_pixels_are_corrected_to_does_not_decay(
     tmp_path: Path, planned: Planned
 ) -> None:
@@ -370,7 +381,6 @@ def test_counts_of_philips_have_a_factor_of_their_own(
         pytest.param({"DecayCorrection": "SOME"}, {}, "(0054,1102)", id="another correction"),
         pytest.param({"CorrectedImage": "DECY"}, {}, "(0028,0051)", id="no attenuation"),
         pytest.param({"CorrectedImage": "ATTN"}, {}, "(0028,0051)", id="no decay"),
-        pytest.param({"CorrectedImage": None}, {}, "(0028,0051)", id="no corrections"),
         pytest.param({"DecayCorrection": "NONE"}, {}, "(0054,1102)", id="NONE, and DECY"),
         pytest.param(
             {"DecayCorrection": "NONE", "CorrectedImage": "ATTN", "AcquisitionTime": None}, {},

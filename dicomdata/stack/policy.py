@@ -93,6 +93,10 @@ class Policy:
     pixel_spacing: Choice = "accept"
     """Pixel Spacing (0028,0030) has more than two values: the first two count."""
 
+    corrections_missing: Choice = "accept"
+    """PET asked for as SUV whose Corrected Image (0028,0051) says nothing: attenuation and decay
+    are taken as corrected, by Decay Correction (0054,1102)."""
+
     detector_spacing: Choice = "accept"
     """No Pixel Spacing: Imager Pixel Spacing (0018,1164), that of the detector, is used."""
 

@@ -112,6 +112,9 @@ def value_findings(frames: Sequence[Frame], unit: str) -> list[Finding]:
     if unit == STORED and any(kind.modality == "CT" for kind in kinds):
         text = "CT without Rescale Slope and Intercept: values are as stored, not HU"
         findings.append(Finding("rescale_missing", text))
+    if unit in SUV_UNITS and any(kind.uptake and not kind.uptake.corrected for kind in kinds):
+        text = "Corrected Image (0028,0051) does not say that attenuation was corrected"
+        findings.append(Finding("corrections_missing", text))
     padded = sorted({kind.padding.value for kind in kinds if kind.padding is not None})
     if padded:
         text = f"Pixel Padding Value {', '.join(map(str, padded))}"
