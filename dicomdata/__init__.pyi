@@ -10,7 +10,13 @@ from .catalog import Catalog as Catalog
 from .catalog import Series as Series
 from .catalog import open_catalog as open_catalog
 from .catalog import scan as scan
+from .dataset import BalancedPatches as BalancedPatches
+from .dataset import GridPatches as GridPatches
+from .dataset import LabelPositions as LabelPositions
+from .dataset import PatchDataset as PatchDataset
+from .dataset import UniformPatches as UniformPatches
 from .dataset import VolumeDataset as VolumeDataset
+from .dataset import reassemble as reassemble
 from .errors import CacheError as CacheError
 from .errors import CatalogError as CatalogError
 from .errors import ConfigError as ConfigError

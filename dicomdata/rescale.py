@@ -118,15 +118,44 @@ class Rescale:
                 self._check_int16(stored)
             self._into_int16(stored, out)
         elif self._exact_in_float32(stored.dtype):
-            np.multiply(stored, np.float32(self.slope), out=out, casting="unsafe")
-            out += np.float32(self.intercept)
+            self._into_float32(stored, out)
         else:
             self._check_float32(stored)
-            out[...] = stored * np.float64(self.slope) + self.intercept
+            products = np.multiply(stored, self.slope, dtype=np.float64)
+            np.add(products, self.intercept, out=out, dtype=np.float64, casting="same_kind")
+
+    def _into_float32(self, stored: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
+        # A sum gives what the product does, in one pass where there is nothing to multiply.
+        if self.slope != 1:
+            stored = np.multiply(stored, np.float32(self.slope), out=out, casting="unsafe")
+        np.add(stored, np.float32(self.intercept), out=out, dtype=np.float32, casting="unsafe")
+
+    def into_window(
+        self, stored: NDArray[np.integer[Any]], out: NDArray[np.float32], window: Window
+    ) -> None:
+        """Write the outputs of `stored`, shown in a window, into `out`, of the same shape.
+
+        To the last bit what `into` and then `Window.apply` give; where all is whole, clipped as
+        16-bit numbers on the way.
+
+        Raises:
+            RescaleError: as `into`.
+        """
+        low, high = window.low - self.intercept, window.high - self.intercept
+        limits = np.iinfo(stored.dtype)
+        plain = self.slope == 1 and stored.dtype.itemsize == 2 and high - low < 2**16
+        whole = self.whole and window.whole and self._exact_in_float32(stored.dtype)
+        if not (plain and whole and low <= limits.max and high >= limits.min):
+            self.into(stored, out)
+            window.apply(out)
+            return
+        inside = np.clip(stored, max(int(low), limits.min), min(int(high), limits.max))
+        above = inside.view(np.uint16)
+        above -= np.uint16(int(low) % 2**16)
+        np.divide(above, np.float32(high - low), out=out, dtype=np.float32)
 
     def _exact_in_float32(self, dtype: np.dtype[Any]) -> bool:
-        limits = np.iinfo(dtype)
-        largest = max(abs(int(limits.min)), int(limits.max))
+        largest = 2 ** (8 * dtype.itemsize - (dtype.kind == "i"))
         reach = max(largest, largest * abs(self.slope) + abs(self.intercept))
         return self.whole and reach <= _EXACT_IN_FLOAT32
 
@@ -160,10 +189,14 @@ class Rescale:
 
     def _into_int16(self, stored: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
         # Every output fits, so arithmetic that wraps around at 16 bits ends where it should.
-        np.copyto(out, stored, casting="unsafe")
+        if stored.dtype.itemsize == out.itemsize:
+            words = stored.view(np.int16)
+        else:
+            words = out
+            np.copyto(words, stored, casting="unsafe")
         if self.slope != 1:
-            out *= _wrapped(self.slope)
-        out += _wrapped(self.intercept)
+            words = np.multiply(words, _wrapped(self.slope), out=out)
+        np.add(words, _wrapped(self.intercept), out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +248,48 @@ class LookupTable:
         if out.dtype == np.int16 and not fits:
             _check_ends_int16((int(outputs.min()), int(outputs.max())))
         np.copyto(out, outputs, casting="unsafe")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A range of outputs that becomes 0 to 1; what lies below or above it becomes the end."""
+
+    low: float
+    """Output that becomes 0."""
+
+    high: float
+    """Output that becomes 1."""
+
+    def __post_init__(self) -> None:
+        with np.errstate(over="ignore"):  # a number beyond float32 is infinite in it
+            low, width = np.float32(self.low), np.float32(self.high - self.low)
+        if not (np.isfinite(low) and 0 < width < np.inf):
+            raise ValueError(f"a window goes from low to high, got {self.low} and {self.high}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether both ends are whole numbers that float32 has."""
+        return all(
+            float(end).is_integer() and abs(end) <= _EXACT_IN_FLOAT32
+            for end in (self.low, self.high)
+        )
+
+    def at(self, output: float) -> float:
+        """Give what one output becomes."""
+        shown = np.array([output], np.float32)
+        self.apply(shown)
+        return float(shown[0])
+
+    def apply(self, outputs: NDArray[np.float32]) -> None:
+        """Change outputs in place into (output - low) / (high - low), clipped; nan stays nan.
+
+        In float32, step by step: what MONAI's `ScaleIntensityRange` makes of the same outputs, to
+        the last bit.
+        """
+        with np.errstate(over="ignore"):  # infinity is clipped to what it should be
+            outputs -= np.float32(self.low)
+            outputs /= np.float32(self.high - self.low)
+        np.clip(outputs, 0, 1, out=outputs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ def find_files(root: str | os.PathLike[str]) -> Iterator[FoundFile]:
         entries = _listed(top)
     except OSError as error:
         raise FileError(f"{top}: cannot be listed: {error.strerror}") from error
+    real = os.path.realpath(top)
     folders = deque([entries])
     while folders:
         below = []
@@ -84,7 +85,7 @@ def find_files(root: str | os.PathLike[str]) -> Iterator[FoundFile]:
                     below.append(_listed(entry.path))
                 except OSError as error:
                     yield FoundFile(entry.path, error=_unlisted(entry.path, error))
-            elif (file := _found(entry, os.path.realpath(top))) is not None:
+            elif (file := _found(entry, real)) is not None:
                 yield file
         # Depth first, so that a folder's files stay together.
         folders.extendleft(reversed(below))

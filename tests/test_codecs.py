@@ -20,6 +20,7 @@ from pydicom.encaps import generate_frames
 
 import dicomdata as dd
 from dicomdata.pixels import read_stored
+from dicomdata.pixels.huffman import took_all
 from dicomdata.testing.encoding import write_fragments
 from dicomdata.testing.phantoms import write_series
 
@@ -599,6 +600,86 @@ def test_a_stream_cut_short_and_given_an_end_is_refused(
 
     with pytest.raises(dd.PixelError, match=str(path)):
         stored_values(path)
+
+
+PICTURES = ("rings", "flat", "black", "noise")
+
+
+def picture_of(name: str, bits: int) -> NDArray[Any]:
+    """Draw a small picture of as many bits."""
+    rings = scene(bits, shape=(12, 9))
+    noise = np.random.default_rng(0).integers(0, 2**bits, rings.shape).astype(rings.dtype)
+    flat = np.full_like(rings, 2 ** (bits - 1))
+    return {"rings": rings, "flat": flat, "black": np.zeros_like(rings), "noise": noise}[name]
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("predictor", range(1, 5))
+def test_a_lossless_jpeg_that_lacks_any_byte_is_never_taken_for_whole(
+    predictor: int, bits: int, picture: str
+) -> None:
+    words = picture_of(picture, bits)
+    options: dict[str, Any] = {"lossless": True, "predictor": predictor, "bitspersample": bits}
+    encoded = bytes(imagecodecs.jpeg_encode(words, **options))
+    begin = encoded.index(b"\xff\xda") + 10
+
+    assert took_all(encoded, imagecodecs.jpeg8_decode(encoded))
+    for end in range(begin, len(encoded) - 2):
+        cut = encoded[:end] + b"\xff\xd9"
+        assert not took_all(cut, imagecodecs.jpeg8_decode(cut)), f"{end} of {len(encoded)} bytes"
+    # Nor does an image vouch for other data than its own.
+    longer = encoded[:-2] + b"\x5a" + encoded[-2:]
+    assert not took_all(longer, imagecodecs.jpeg8_decode(encoded))
+
+
+@given(
+    differences=st.lists(st.integers(-(2**11), 2**11), min_size=8, max_size=40),
+    cut=st.integers(0, 60),
+)
+def test_what_is_taken_for_whole_decodes_alike_whatever_comes_behind_it(
+    differences: list[int], cut: int
+) -> None:
+    # Cut within a byte, which is filled up as an encoder does: what is left may be an image, too.
+    encoded = lossless_jpeg([differences], bits=16)
+    begin = encoded.index(b"\xff\xda") + 10
+    data = encoded[begin:-2].replace(b"\xff\0", b"\xff")
+    cost = sum(5 + abs(difference).bit_length() for difference in differences)
+    kept = f"{int.from_bytes(data):0{8 * len(data)}b}"[: max(cost - cut, 0)]
+    kept += "1" * (-len(kept) % 8)
+    short = int(kept or "0", 2).to_bytes(len(kept) // 8).replace(b"\xff", b"\xff\0")
+
+    decoded, *others = (
+        imagecodecs.jpeg8_decode(encoded[:begin] + short + behind + b"\xff\xd9")
+        for behind in (b"", b"\xa5" * 64, b"\0" * 64, b"\xff\0" * 64)
+    )
+
+    whole = took_all(encoded[:begin] + short + b"\xff\xd9", decoded)
+    assert whole or cut
+    assert not whole or all(np.array_equal(decoded, other) for other in others)
+
+
+@pytest.mark.parametrize(("predictor", "times"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (7, 2)])
+def test_a_lossless_jpeg_is_decoded_once_where_it_says_what_it_cost(
+    predictor: int, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_one(
+        tmp_path,
+        scene(12),
+        bits_stored=12,
+        transfer_syntax_uid=uid.JPEGLossless,
+        compression={"predictor": predictor},
+    )
+    jpeg8_decode, decoded = imagecodecs.jpeg8_decode, []
+
+    def counted(encoded: bytes) -> Any:
+        decoded.append(encoded)
+        return jpeg8_decode(encoded)
+
+    monkeypatch.setattr(imagecodecs, "jpeg8_decode", counted)
+
+    np.testing.assert_array_equal(stored_values(path), scene(12))
+    assert len(decoded) == times
 
 
 @pytest.mark.parametrize("syntax", CODESTREAMS)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dicomdata.errors import RescaleError
-from dicomdata.rescale import LookupTable, Padding, Rescale, as_signed
+from dicomdata.rescale import LookupTable, Padding, Rescale, Window, as_signed
 
 SLOPES = st.sampled_from([1.0, 2.0, -1.0, 0.5, 0.1, 7.56104e-09, 1.00000001, 53.0])
 INTERCEPTS = st.sampled_from([0.0, -1024.0, -1024.5, 1e6, -0.1])
@@ -169,6 +169,52 @@ def test_what_is_known_to_fit_needs_no_look(
     if rescale.proves_int16(bits_stored=bits_stored, signed=signed):
         rescale.into(stored, out, fits=True)
         assert out.tolist() == (stored * slope + intercept).tolist()
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+@given(
+    outputs=arrays(np.float32, st.integers(0, 6), elements=st.floats(width=32, allow_nan=True)),
+    low=st.floats(-3000, 3000),
+    width=st.floats(1e-3, 5000),
+)
+def test_a_window_is_the_share_of_its_width_clipped(
+    outputs: np.ndarray[Any, Any], low: float, width: float
+) -> None:
+    shown = outputs.copy()
+
+    Window(low, low + width).apply(shown)
+
+    exact = np.clip((outputs.astype(np.float64) - low) / width, 0, 1)
+    # Rounding of low, of the difference and of the width, as shares of the width.
+    off = 4 * 2**-24 * (np.abs(low) + width) / width
+    np.testing.assert_allclose(shown, exact, rtol=0, atol=off)
+
+
+@given(
+    data=st.data(),
+    slope=st.sampled_from([1.0, 1.0, -1.0, 2.0, 0.37]),
+    intercept=st.sampled_from([0.0, -1024.0, -70000.0, 40000.0, -0.5]),
+    dtype=st.sampled_from(["u1", "i2", "u2", "i4"]),
+    low=st.one_of(st.integers(-80000, 80000), st.sampled_from([-1000.5, 0.1, 2.0**24])),
+    width=st.one_of(st.integers(1, 70000), st.sampled_from([0.25, 1e5 + 0.5])),
+)
+def test_a_window_in_one_step_is_that_in_two(
+    data: st.DataObject, slope: float, intercept: float, dtype: str, low: float, width: float
+) -> None:
+    stored = data.draw(words(dtype))
+    before = stored.copy()
+    rescale, window = Rescale(slope, intercept), Window(low, low + width)
+    shown = np.full(stored.shape, 77, np.float32)
+
+    rescale.into_window(stored, shown, window)
+
+    expected = outputs(rescale, stored)
+    window.apply(expected)
+    assert shown.tobytes() == expected.tobytes()
+    assert stored.tobytes() == before.tobytes()
+    assert [window.at(float(each)) for each in outputs(rescale, stored)] == expected.tolist()
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -295,6 +295,107 @@ def test_a_padding_policy_is_part_of_the_fingerprint(tmp_path: Path, planned: Pl
     assert air.id == kept.id
 
 
+# --- windows --------------------------------------------------------------------------------------
+
+
+def scaled_by_monai(volume: dd.Volume, low: float, high: float) -> NDArray[np.float32]:
+    """Give the voxels of a volume as MONAI scales them to 0 to 1."""
+    from monai.transforms import ScaleIntensityRange
+
+    scale = ScaleIntensityRange(low, high, b_min=0.0, b_max=1.0, clip=True)
+    return np.asarray(scale(volume.voxels.copy()))
+
+
+@pytest.mark.parametrize("window", [(-1000, 400), (-160.5, 239.7), (-0.1, 0.7), (0, 1e-3)])
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param({}, id="whole slope"),
+        pytest.param({"slope": "0.37", "intercept": "-1000.3"}, id="fractional slope"),
+        pytest.param({"slope": "-2", "intercept": "500"}, id="falling"),
+        pytest.param({"bits_stored": 12, "pixel_padding_value": 0}, id="padding"),
+    ],
+)
+def test_a_window_gives_to_the_bit_what_monai_makes_of_the_volume(
+    header: dict[str, Any], window: tuple[float, float], tmp_path: Path, planned: Planned
+) -> None:
+    stored = np.random.default_rng(0).integers(0, 4096, (3, 20, 20)).astype("u2")
+    stored[0, :5] = 0
+    write_series(tmp_path, stored=stored, **header)
+    (stack,) = planned(tmp_path).stacks
+
+    shown = dd.read_volume(stack, window=window)
+
+    expected = scaled_by_monai(dd.read_volume(stack), *window)
+    np.testing.assert_array_equal(shown.voxels, expected)
+    assert shown.voxels.dtype == np.float32
+    assert (shown.voxels.min(), shown.voxels.max()) == (0, 1)
+
+
+def test_a_window_is_clipped_and_its_ends_are_0_and_1(tmp_path: Path, planned: Planned) -> None:
+    write_series(tmp_path, stored=words(0, 24, 724, 1424, 3000), slope=1, intercept=-1024)
+
+    volume = volume_of(tmp_path, planned, window=(-1000, 400))
+
+    assert volume.voxels.ravel().tolist() == [0, 0, 0.5, 1, 1]
+
+
+def test_the_unit_of_a_window_is_not_that_of_its_stack(tmp_path: Path, planned: Planned) -> None:
+    write_series(tmp_path)
+
+    volume = volume_of(tmp_path, planned, window=(-1000, 400))
+
+    assert (volume.unit, volume.stack.unit) == ("window", "HU")
+
+
+@pytest.mark.parametrize(("padding", "expected"), [("air", 0), (-500, 0.25), (math.nan, math.nan)])
+def test_padding_in_a_window_is_what_its_value_becomes(
+    padding: Any, expected: float, tmp_path: Path, planned: Planned
+) -> None:
+    write_lidc(tmp_path)
+
+    volume = volume_of(tmp_path, planned, padding=padding, window=(-1000, 1000))
+
+    np.testing.assert_array_equal(volume.voxels.ravel(), [expected, 0, 0.5])
+
+
+@pytest.mark.parametrize("fill", ["air", "interpolate"])
+def test_a_repaired_stack_is_interpolated_before_it_is_clipped(
+    fill: Any, tmp_path: Path, planned: Planned
+) -> None:
+    # Between 1000 and 3000 lies 2000: beyond the window, while clipped ends would meet within it.
+    stored = np.array([0, 24, 2024, 4024, 0, 0], "u2").reshape(6, 1, 1)
+    positions = [(0.0, 0.0, z) for z in (0, 2.5, 5, 10, 12.5, 15)]
+    write_series(tmp_path, stored=stored, positions=positions)
+    (stack,) = planned(tmp_path, dd.Policy(gap="repair", fill=fill)).stacks
+
+    shown = dd.read_volume(stack, window=(-900, 1500))
+
+    whole = dd.read_volume(stack)
+    np.testing.assert_array_equal(shown.voxels, scaled_by_monai(whole, -900, 1500))
+    assert shown.valid.tolist() == whole.valid.tolist()
+    assert shown.voxels[3].item() == (0 if fill == "air" else 1)
+
+
+@pytest.mark.parametrize(
+    "window", [(400, -1000), (0, 0), (math.nan, 1), (0, math.inf), (-math.inf, 0), (0, 1e300)]
+)
+def test_a_window_without_a_width_is_refused(
+    window: tuple[float, float], tmp_path: Path, planned: Planned
+) -> None:
+    write_series(tmp_path)
+
+    with pytest.raises(ValueError, match="a window goes from low to high"):
+        volume_of(tmp_path, planned, window=window)
+
+
+def test_a_window_is_not_cut_down_to_whole_numbers(tmp_path: Path, planned: Planned) -> None:
+    write_series(tmp_path)
+
+    with pytest.raises(ValueError, match="a window gives float32"):
+        volume_of(tmp_path, planned, window=(-1000, 400), dtype=np.int16)
+
+
 # --- regions --------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,8 @@
 
 `VolumeCache` says what any cache does; `NoCache`, `MemoryCache` and `DiskCache` do it; `warm`
 fills one ahead of training. `keys` tells entries apart and knows when a source has changed,
-`kept` what is kept of a volume, `entry` how it lies on disk, `locks` who may write it.
+`kept` what is kept of a volume, `entry` how it lies on disk, in the layouts of `raw` and `small`,
+`locks` who may write it, `shared` whose memory it is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dicomdata.cache.contract import CacheStatistics, NoCache, VolumeCache
 from dicomdata.cache.disk import DiskCache
+from dicomdata.cache.inspection import CacheEntry
 from dicomdata.cache.memory import MemoryCache
 from dicomdata.catalog import track
 from dicomdata.errors import DicomDataError, Rejection
@@ -22,7 +24,15 @@ if TYPE_CHECKING:
     from dicomdata.cache.contract import Read
     from dicomdata.stack import Stack
 
-__all__ = ["CacheStatistics", "DiskCache", "MemoryCache", "NoCache", "VolumeCache", "warm"]
+__all__ = [
+    "CacheEntry",
+    "CacheStatistics",
+    "DiskCache",
+    "MemoryCache",
+    "NoCache",
+    "VolumeCache",
+    "warm",
+]
 
 
 def warm(

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from dicomdata.cache.keys import read_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dicomdata.regions import Region
     from dicomdata.stack import Stack
     from dicomdata.volume import Volume
 
-Read: TypeAlias = "Callable[[Stack], Volume]"
-"""`read_volume`, or a `functools.partial` of it with keyword arguments."""
+Read: TypeAlias = "Callable[..., Volume]"
+"""`read_volume`, or a `functools.partial` of it with keyword arguments: called with a stack, and
+with `region` where a box is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +24,16 @@ class CacheStatistics:
     """What one cache did in this process."""
 
     hits: int = 0
-    """Volumes that were kept, and given without reading a source file."""
+    """Volumes that were kept and boxes of them, given without reading a source file."""
 
     misses: int = 0
-    """Volumes that had to be read."""
+    """Volumes and boxes that had to be read."""
 
     fills: int = 0
     """Volumes that were read and then kept."""
 
     bytes: int = 0
-    """Bytes that the fills put into the cache."""
+    """Bytes that the fills put into the cache, as they lie there."""
 
     evictions: int = 0
     """Volumes that were dropped to make room."""
@@ -41,6 +45,8 @@ class VolumeCache(Protocol):
     Contract, checked for each cache by `dicomdata.testing.contracts.CacheContract`:
 
     * transparent: what `get` returns equals what `read` returns, dtype and every bit;
+    * sparing: a box is cut from the volume that is kept, and no more than the box is converted;
+      where none is kept, the box alone is read, and nothing is kept;
     * safe: its voxels are the caller's own to write to, and the kept copy never changes;
     * fresh: where a source file changed since the stack was planned, `read` is called, which
       raises `StaleError` or gives the truth; neither is kept for the stack as it was;
@@ -52,17 +58,22 @@ class VolumeCache(Protocol):
     * portable: it pickles, and holds no open file; an error of `read` passes through unchanged.
     """
 
-    def get(self, stack: Stack, read: Read) -> Volume:
-        """Return the volume of `stack`, calling `read` only where none is kept.
+    def get(self, stack: Stack, read: Read, region: Region | None = None) -> Volume:
+        """Return the volume of `stack`, or a box of it, calling `read` only where none is kept.
 
         Args:
             stack: what is wanted.
             read: `read_volume` or a `functools.partial` of it; its name and its keyword arguments
                 are part of what the volume is kept under.
+            region: which box of the stack; all that `read` gives by default. Every box comes from
+                the one volume that is kept. Where there is none, ``read(stack, region=region)``
+                is returned.
 
         Raises:
             CacheError: if `read` cannot be told from another function: a lambda, or one that was
-                defined inside a function or a script.
+                defined inside a function or a script; or if a region is asked for and `read`
+                takes none, or has one already.
+            ValueError: if the region is empty.
         """
         ...
 
@@ -70,6 +81,6 @@ class VolumeCache(Protocol):
 class NoCache:
     """Keeps nothing: every `get` reads."""
 
-    def get(self, stack: Stack, read: Read) -> Volume:
+    def get(self, stack: Stack, read: Read, region: Region | None = None) -> Volume:
         """Read it anew."""
-        return read(stack)
+        return read_of(read, region)(stack)

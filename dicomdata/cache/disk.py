@@ -8,30 +8,36 @@ import secrets
 import shutil
 import time
 import warnings
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_args
 
+from dicomdata.cache.damage import DamagedEntryError
 from dicomdata.cache.entry import (
-    CHUNK,
-    METADATA,
-    DamagedEntryError,
+    Layout,
+    NewEntry,
     flush_folder,
     read_entry,
+    use_and_size,
     write_entry,
 )
+from dicomdata.cache.inspection import CacheEntry, check_entries, list_entries
 from dicomdata.cache.kept import keep
-from dicomdata.cache.keys import cache_key, is_fresh, parse_bytes
 from dicomdata.cache.locks import acquire
-from dicomdata.cache.process import ProcessState
+from dicomdata.cache.lookup import LookupCache
 from dicomdata.errors import CacheError, DicomDataWarning
 
 if TYPE_CHECKING:
-    from dicomdata.cache.contract import CacheStatistics, Read
+    from dicomdata.cache.contract import Read
+    from dicomdata.errors import Rejection
+    from dicomdata.regions import Region
     from dicomdata.stack import Stack
     from dicomdata.volume import Volume
 
 _SUFFIX = ".zarr"
 """Ends the name of an entry, as zarr's own tools like it."""
+
+FOLDERS = ("volumes", "partial", "locks")
+"""In the folder of a cache: entries, entries in the making, and who makes which."""
 
 _ABANDONED_S = 24 * 3600.0
 """Age at which a half-written entry is litter where no lock can tell: no fill takes a day."""
@@ -40,7 +46,7 @@ _complained: set[tuple[int, str]] = set()
 """Process and folder of each warning that was given."""
 
 
-class DiskCache:
+class DiskCache(LookupCache):
     """Keeps volumes in a folder: a `VolumeCache` that processes, ranks and runs share.
 
     Each entry is a zarr v3 array under ``<folder>/volumes``: filled by one process, published
@@ -50,45 +56,53 @@ class DiskCache:
     It is the name of a folder and a size: it pickles, and holds no open files.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], max_bytes: int | str | None = None) -> None:
+    _durable = True
+    """Whether an entry must survive a power loss: written to the disk before it has its name."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        max_bytes: int | str | None = None,
+        layout: Layout = "raw",
+    ) -> None:
         """Keep volumes in `folder`, which is made when it is first needed.
 
         Args:
             folder: where; "~" is the home folder.
             max_bytes: how much to keep, a number or text such as "64 GB"; None keeps everything.
+            layout: how new entries lie there; those that are there already are served, whatever
+                theirs. "raw" is plain voxels, a map of which costs nothing to open and a box of
+                which nothing but its copy; "small" is compressed chunks, 40 % of the bytes for a
+                CT, to be decompressed each time.
 
         Raises:
-            CacheError: if `max_bytes` is no size, or the folder is a file.
+            CacheError: if `max_bytes` is no size, there is no such layout, or the folder is a
+                file.
         """
         self.folder = os.path.abspath(os.path.expanduser(os.fspath(folder)))
-        self.max_bytes = parse_bytes(max_bytes)
+        super().__init__(max_bytes)
+        if layout not in get_args(Layout):
+            raise CacheError(f"layout={layout!r}: expected one of {', '.join(get_args(Layout))}")
+        self.layout = layout
         if os.path.exists(self.folder) and not os.path.isdir(self.folder):
             raise CacheError(f"{self.folder}: a cache needs a folder, and this is a file")
-        self._state = ProcessState()
 
     def __repr__(self) -> str:
-        return f"DiskCache({self.folder!r}, max_bytes={self.max_bytes!r})"
+        return f"DiskCache({self.folder!r}, {self.max_bytes!r}, {self.layout!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DiskCache, (self.folder, self.max_bytes)
+        return DiskCache, (self.folder, self.max_bytes, self.layout)
 
-    def get(self, stack: Stack, read: Read) -> Volume:
-        """Return the volume of `stack`, calling `read` only where none is kept.
+    def entries(self) -> tuple[CacheEntry, ...]:
+        """What is kept, by any process, the least recently used first; damaged ones left out."""
+        return list_entries(self._path("volumes"))[0]
 
-        Raises:
-            CacheError: if `read` cannot be told from another function.
+    def verify(self) -> tuple[Rejection, ...]:
+        """Read all that is kept, compare the checksums, and give the entries that are damaged.
+
+        None of them would be served: each is read anew when it is next asked for.
         """
-        key = cache_key(stack, read)
-        self._state = self._state.current
-        if not is_fresh(stack):
-            self._state.count(misses=1)
-            return read(stack)
-        volume = self._find(key, stack)
-        return self._fill(key, stack, read) if volume is None else volume
-
-    def statistics(self) -> CacheStatistics:
-        """What it did in this process."""
-        return self._state.current.statistics
+        return check_entries(self._path("volumes"))
 
     def _path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
@@ -100,56 +114,61 @@ class DiskCache:
         """Name a folder for what is not an entry yet, or no longer."""
         return self._path("partial", f"{key}-{secrets.token_hex(4)}")
 
-    def _find(self, key: str, stack: Stack) -> Volume | None:
-        """Open the entry of a key, if there is one and it is whole."""
+    def _prepare(self) -> None:
+        """Make the folders."""
+        for name in FOLDERS:
+            os.makedirs(self._path(name), exist_ok=True)
+
+    def _find(self, key: str, stack: Stack, region: Region | None) -> Volume | None:
+        """Open the entry of a key, if there is one that is whole and has the region."""
         try:
-            volume = read_entry(self._entry(key), key, stack, self._state.verified)
+            volume = read_entry(
+                self._entry(key), key, stack, verified=self._state.verified, region=region
+            )
         except (OSError, DamagedEntryError):
             return None
-        self._state.count(hits=1)
+        if volume is not None:
+            self._state.count(hits=1)
         return volume
 
     def _fill(self, key: str, stack: Stack, read: Read) -> Volume:
         """Read a volume and keep it, unless another thread or process did so just now."""
         try:
-            for name in ("volumes", "partial", "locks"):
-                os.makedirs(self._path(name), exist_ok=True)
+            self._prepare()
             lock = acquire(self._path("locks", key))
         except OSError as error:
             self._complain(error)
             self._state.count(misses=1)
             return read(stack)
         try:
-            volume = self._find(key, stack)
-            if volume is None:
-                self._state.count(misses=1)
-                volume = read(stack)
-                # A file may have been replaced while it was read.
-                if is_fresh(stack):
-                    self._store(key, volume, alone=lock.held)
-            return volume
+            store = partial(self._store, key, alone=lock.held)
+            return self._find_or_read(key, stack, read=read, store=store)
         finally:
             lock.release()
 
     def _store(self, key: str, volume: Volume, *, alone: bool) -> None:
         """Keep a volume if there is room for it and the disk plays along."""
         kept = keep(volume)
-        size = kept.voxels.nbytes
-        if self.max_bytes is not None and size > self.max_bytes:
+        # How small an entry gets is known once it is written.
+        least = kept.voxels.nbytes if self.layout == "raw" else 0
+        if self.max_bytes is not None and least > self.max_bytes:
             return
         aside = self._aside(key)
         try:
             self._sweep(key, alone=alone)
-            self._make_room(size)
+            self._make_room(least)
             os.mkdir(aside)
-            write_entry(aside, key, kept, volume)
-            self._publish(aside, key)
-            # Again: others may have filled theirs meanwhile.
-            self._make_room(0)
+            new = NewEntry(key, kept, volume, self.layout)
+            write_entry(aside, new, durable=self._durable)
+            size = use_and_size(aside)[1]
+            if self.max_bytes is None or size <= self.max_bytes:
+                self._make_room(size)
+                self._publish(aside, key)
+                # Again: others may have filled theirs meanwhile.
+                self._make_room(0)
+                self._state.count(fills=1, bytes=size)
         except OSError as error:
             self._complain(error)
-        else:
-            self._state.count(fills=1, bytes=size)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -164,7 +183,8 @@ class DiskCache:
             # A damaged entry, or one that another process wrote where there are no locks.
             self._drop(key)
             os.rename(aside, entry)
-        flush_folder(os.path.dirname(entry))
+        if self._durable:
+            flush_folder(os.path.dirname(entry))
 
     def _drop(self, key: str) -> bool:
         """Remove an entry, if no other process did; whoever has it open keeps it."""
@@ -181,7 +201,9 @@ class DiskCache:
         if self.max_bytes is None:
             return
         folder = self._path("volumes")
-        entries = sorted((*_use_and_size(folder, name), name) for name in os.listdir(folder))
+        entries = sorted(
+            (*use_and_size(os.path.join(folder, name)), name) for name in os.listdir(folder)
+        )
         held = sum(size for _, size, _ in entries)
         for _, size, name in entries:
             if held + needed <= self.max_bytes:
@@ -218,18 +240,6 @@ class DiskCache:
                 DicomDataWarning,
                 stacklevel=4,
             )
-
-
-def _use_and_size(folder: str, name: str) -> tuple[int, int]:
-    """Tell when an entry was last used, in ns, and how many bytes it takes; 0 once it is gone."""
-    used = size = 0
-    for file in (METADATA, CHUNK):
-        # Another process may drop the entry meanwhile; what is half gone leaves first.
-        with suppress(OSError):
-            status = os.stat(os.path.join(folder, name, file))
-            size += status.st_size
-            used = status.st_mtime_ns if file == METADATA else used
-    return used, size
 
 
 def _age_s(path: str) -> float:

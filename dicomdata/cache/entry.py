@@ -1,32 +1,34 @@
-"""How a kept volume lies on disk: a zarr v3 array of one chunk.
+"""How a kept volume lies on disk: a zarr v3 array in one file, which any reader of zarr v3 opens.
 
-A folder with two files: ``zarr.json`` says what the array is, ``c.0.0.0`` is its one chunk, the
-plain voxels in little endian and their crc32c. Any reader of zarr v3 opens it, and as a plain
-file it can be mapped into memory. What zarr has no words for is in the attributes, with a digest
-of all of ``zarr.json`` but itself.
+A folder with two files: ``zarr.json`` says what the array is, ``c.0.0.0`` has the voxels. In the
+`raw` layout these are the plain voxels in little endian and their crc32c, so that the file can be
+mapped into memory; in the `small` layout they are compressed chunks (`dicomdata.cache.small`). What
+zarr has no words for is in the attributes, with a digest of all of ``zarr.json`` but itself.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
-import google_crc32c
 import numpy as np
 
+from dicomdata.cache.damage import DamagedEntryError
+from dicomdata.cache.raw import RawFile, raw_codecs, write_raw
+from dicomdata.cache.small import read_small, shard_shape, small_codecs, write_small
 from dicomdata.regions import Region
 from dicomdata.volume import Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dicomdata.cache.damage import Box
     from dicomdata.cache.kept import Kept
     from dicomdata.stack import Stack
 
@@ -34,70 +36,182 @@ METADATA = "zarr.json"
 """What the array is. Its modification time is when the entry was last used."""
 
 CHUNK = "c.0.0.0"
-"""The voxels, then four bytes of crc32c."""
+"""The voxels, and four bytes of crc32c."""
 
-_CRC_BYTES = 4
-
-
-class DamagedEntryError(Exception):
-    """An entry is not what was written: cut short, altered, or of another key."""
+Layout: TypeAlias = Literal["raw", "small"]
+"""How the voxels lie in their file: plain, or compressed in chunks."""
 
 
-def write_entry(folder: str, key: str, kept: Kept, volume: Volume) -> None:
-    """Write an entry into `folder`, which is there and empty, and wait until it is on the disk.
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """What is to be written."""
+
+    key: str
+    """What it is kept under."""
+
+    kept: Kept
+    """The voxels, and what they mean."""
+
+    volume: Volume
+    """Whose voxels they are."""
+
+    layout: Layout
+    """How they are to lie on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What zarr.json says."""
+
+    key: str
+    """What it is kept under."""
+
+    stack: str
+    """Id of the stack."""
+
+    shape: tuple[int, int, int]
+    """(slices, rows, columns)."""
+
+    kept_dtype: np.dtype[Any]
+    """Of the voxels as they lie in the file."""
+
+    dtype: np.dtype[Any]
+    """Of the voxels as they are given."""
+
+    unit: str
+    """Unit of the voxels."""
+
+    valid: NDArray[np.bool_]
+    """(slices,): which slices were measured."""
+
+    region: Region
+    """Which box of the stack it is."""
+
+    layout: Layout
+    """How the voxels lie in their file."""
+
+
+def write_entry(folder: str, entry: NewEntry, *, durable: bool) -> None:
+    """Write an entry into `folder`, which is there and empty; if `durable`, wait for the disk.
 
     Raises:
         OSError: if the disk is full, or cannot be written.
     """
     with open(os.path.join(folder, CHUNK), "wb") as file:
-        checksum = 0
-        for plane in kept.voxels:
-            words = plane.astype(plane.dtype.newbyteorder("<"), copy=False).tobytes()
-            checksum = google_crc32c.extend(checksum, words)
-            file.write(words)
-        file.write(checksum.to_bytes(_CRC_BYTES, "little"))
-        _flush(file)
+        (write_small if entry.layout == "small" else write_raw)(file, entry.kept.voxels)
+        if durable:
+            _flush(file)
     with open(os.path.join(folder, METADATA), "wb") as file:
-        file.write(json.dumps(_document(key, kept, volume), indent=1).encode())
-        _flush(file)
+        file.write(json.dumps(_document(entry), indent=1).encode())
+        if durable:
+            _flush(file)
     _mark_used(folder)
-    flush_folder(folder)
+    if durable:
+        flush_folder(folder)
 
 
-def read_entry(folder: str, key: str, stack: Stack, verified: set[tuple[str, int, int]]) -> Volume:
-    """Read an entry back, as the volume it was.
+def read_entry(
+    folder: str,
+    key: str,
+    stack: Stack,
+    *,
+    verified: set[tuple[str, int, int]],
+    region: Region | None = None,
+) -> Volume | None:
+    """Read an entry back, as the volume it was, or a box of it.
 
-    Voxels that are kept as they are given become a copy-on-write map of the file: pages are read
-    when they are touched and shared among processes, and what is written to stays private.
-    Others are converted into a new array.
+    Voxels that are kept in the `raw` layout, as they are given, become a copy-on-write map of the
+    file. Others are new, and no more of them is converted than is asked for.
 
     Args:
         folder: the entry.
         key: what it must have been kept under.
         stack: whose volume it is.
         verified: entries whose checksum needs no second look; this one is added.
+        region: which box of the stack; all that is kept by default.
+
+    Returns:
+        The volume; None if a box is asked for and what is kept is not the whole stack.
 
     Raises:
+        ValueError: if the region is empty.
         FileNotFoundError: if there is none.
         DamagedEntryError: if it is not what was written.
         OSError: if it cannot be read.
     """
-    layout = _read_layout(folder, key)
+    said = describe_entry(folder, key)
+    if region is not None and said.shape != stack.shape:
+        return None
+    box = (region or Region()).within(said.shape)
     with open(os.path.join(folder, CHUNK), "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
-        if status.st_size != layout.kept_bytes + _CRC_BYTES:
-            raise DamagedEntryError(f"{folder}: {status.st_size} bytes in the chunk")
         seen = (key, status.st_ino, status.st_mtime_ns)
-        if layout.kept_dtype == layout.dtype:
-            if seen not in verified:
-                _read_chunk(file, layout, None, verify=True)
-            voxels = _map_chunk(file, layout)
-        else:
-            voxels = np.empty(layout.shape, layout.dtype)
-            _read_chunk(file, layout, voxels, verify=seen not in verified)
+        voxels = _read_box(file, said, box, verify=seen not in verified)
     verified.add(seen)
     _mark_used(folder)
-    return Volume(voxels, layout.unit, layout.valid, stack, layout.region)
+    valid = said.valid[box[0].start : box[0].stop].copy()
+    return Volume(voxels, said.unit, valid, stack, region or said.region)
+
+
+def describe_entry(folder: str, key: str) -> Description:
+    """Read what an entry says of itself.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedEntryError: if it is not what was written, or of another key.
+    """
+    path = os.path.join(folder, METADATA)
+    with open(path, "rb") as file:
+        content = file.read()
+    # The digest vouches for all of it: what json or a key error says is damage.
+    try:
+        said = _parse(content)
+    except (ValueError, TypeError, LookupError) as error:
+        raise DamagedEntryError(f"{path}: {error}") from error
+    if said.key != key:
+        raise DamagedEntryError(f"{path}: of the key {said.key}, expected {key}")
+    return said
+
+
+def check_entry(folder: str, key: str) -> None:
+    """Read all of an entry, and compare its checksums.
+
+    Raises:
+        DamagedEntryError: if it is not what was written.
+        OSError: if it cannot be read.
+    """
+    said = describe_entry(folder, key)
+    with open(os.path.join(folder, CHUNK), "rb", buffering=0) as file:
+        _read_box(file, said, Region().within(said.shape), verify=True)
+
+
+def _read_box(file: IO[bytes], said: Description, box: Box, *, verify: bool) -> NDArray[Any]:
+    if said.layout == "small":
+        voxels = np.empty(tuple(map(len, box)), said.dtype)
+        # The checksum of each chunk is compared whenever it is decompressed.
+        read_small(file, said.shape, said.kept_dtype, box, voxels)
+        return voxels
+    raw = RawFile(file, said.shape, said.kept_dtype)
+    whole = tuple(map(len, box)) == said.shape
+    if verify and whole and said.kept_dtype != said.dtype:
+        voxels = np.empty(said.shape, said.dtype)
+        raw.verify(voxels)
+        return voxels
+    if verify:
+        raw.verify()
+    return raw.map() if whole and said.kept_dtype == said.dtype else raw.read(box, said.dtype)
+
+
+def use_and_size(entry: str) -> tuple[int, int]:
+    """Tell when an entry was last used, in ns, and how many bytes it takes; 0 once it is gone."""
+    used = size = 0
+    for file in (METADATA, CHUNK):
+        # Another process may drop the entry meanwhile; what is half gone leaves first.
+        with suppress(OSError):
+            status = os.stat(os.path.join(entry, file))
+            size += status.st_size
+            used = status.st_mtime_ns if file == METADATA else used
+    return used, size
 
 
 def flush_folder(folder: str) -> None:
@@ -122,51 +236,32 @@ def _flush(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """What zarr.json says."""
-
-    shape: tuple[int, ...]
-    kept_dtype: np.dtype[Any]
-    """Of the chunk."""
-    dtype: np.dtype[Any]
-    """Of the voxels as they are given."""
-    unit: str
-    valid: NDArray[np.bool_]
-    region: Region
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of the chunk, without its checksum."""
-        return int(np.prod(self.shape)) * self.kept_dtype.itemsize
-
-
-def _document(key: str, kept: Kept, volume: Volume) -> dict[str, Any]:
+def _document(entry: NewEntry) -> dict[str, Any]:
     """Describe an array as zarr v3 asks, and what it means in the attributes."""
+    kept, shape = entry.kept, entry.kept.voxels.shape
     ours = {
-        "key": key,
-        "stack": volume.stack.id,
+        "key": entry.key,
+        "stack": entry.volume.stack.id,
         "dtype": kept.dtype.name,
         "unit": kept.unit,
         "valid": kept.valid.tolist(),
         "region": [[axis.start, axis.stop] for axis in kept.region.axes],
-        "affine_lps": volume.affine_lps.tolist(),
+        "affine_lps": entry.volume.affine_lps.tolist(),
+        "layout": entry.layout,
     }
+    small = entry.layout == "small"
     document = {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": list(kept.voxels.shape),
+        "shape": list(shape),
         "data_type": kept.voxels.dtype.name,
         "chunk_grid": {
             "name": "regular",
-            "configuration": {"chunk_shape": list(kept.voxels.shape)},
+            "configuration": {"chunk_shape": list(shard_shape(shape) if small else shape)},
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": False if kept.voxels.dtype == np.bool_ else 0,
-        "codecs": [
-            {"name": "bytes", "configuration": {"endian": "little"}},
-            {"name": "crc32c"},
-        ],
+        "codecs": small_codecs(kept.voxels.dtype) if small else raw_codecs(),
         "dimension_names": ["slice", "row", "column"],
         "attributes": {"dicomdata": ours},
         "storage_transformers": [],
@@ -182,68 +277,21 @@ def _digest(document: dict[str, Any]) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _read_layout(folder: str, key: str) -> _Layout:
-    path = os.path.join(folder, METADATA)
-    with open(path, "rb") as file:
-        content = file.read()
-    # The digest vouches for all of it: what json or a key error says is damage.
-    try:
-        document = json.loads(content)
-        ours = document["attributes"]["dicomdata"]
-        intact = ours["digest"] == _digest(document) and ours["key"] == key
-        if intact:
-            return _Layout(
-                shape=tuple(document["shape"]),
-                kept_dtype=np.dtype(document["data_type"]),
-                dtype=np.dtype(ours["dtype"]),
-                unit=ours["unit"],
-                valid=np.array(ours["valid"], np.bool_),
-                region=Region(*(slice(*ends) for ends in ours["region"])),
-            )
-    except (ValueError, TypeError, LookupError) as error:
-        raise DamagedEntryError(f"{path}: {error}") from error
-    raise DamagedEntryError(f"{path}: its digest or key is another")
-
-
-def _read_chunk(
-    file: IO[bytes], layout: _Layout, out: NDArray[Any] | None, *, verify: bool
-) -> None:
-    """Read the chunk plane by plane, into `out` if given, comparing the checksum if asked to.
-
-    Read, not mapped: an error of the disk is an exception here, where in a map it is a SIGBUS.
-    """
-    checksum = 0
-    plane = np.empty(layout.shape[1:], layout.kept_dtype.newbyteorder("<"))
-    words = memoryview(plane.data).cast("B")
-    for k in range(layout.shape[0]):
-        _read_fully(file, words)
-        if verify:
-            checksum = google_crc32c.extend(checksum, words.tobytes())
-        if out is not None:
-            out[k] = plane
-    if verify:
-        written = bytearray(_CRC_BYTES)
-        _read_fully(file, memoryview(written))
-        if int.from_bytes(written, "little") != checksum:
-            raise DamagedEntryError(f"{file.name}: its checksum is another")
-
-
-def _read_fully(file: IO[bytes], into: memoryview) -> None:
-    done = 0
-    while done < len(into):
-        count = file.readinto(into[done:])  # type: ignore[attr-defined]
-        if not count:
-            raise DamagedEntryError(f"{file.name}: cut short")
-        done += count
-
-
-def _map_chunk(file: IO[bytes], layout: _Layout) -> NDArray[Any]:
-    """Map the voxels into memory, copy-on-write: writable, and never written back."""
-    # A map keeps a duplicate of the descriptor unless told not to, which Python can from 3.13.
-    options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-    pages = mmap.mmap(
-        file.fileno(), layout.kept_bytes + _CRC_BYTES, access=mmap.ACCESS_COPY, **options
+# Parsed once in a process: a patch is cut in less time than its entry's description takes to read.
+@lru_cache(maxsize=1024)
+def _parse(content: bytes) -> Description:
+    document = json.loads(content)
+    ours = document["attributes"]["dicomdata"]
+    if ours["digest"] != _digest(document):
+        raise ValueError("its digest is another")
+    return Description(
+        key=ours["key"],
+        stack=ours["stack"],
+        shape=tuple(document["shape"]),
+        kept_dtype=np.dtype(document["data_type"]),
+        dtype=np.dtype(ours["dtype"]),
+        unit=ours["unit"],
+        valid=np.array(ours["valid"], np.bool_),
+        region=Region(*(slice(*ends) for ends in ours["region"])),
+        layout=ours["layout"],
     )
-    count = int(np.prod(layout.shape))
-    words = np.frombuffer(pages, layout.kept_dtype.newbyteorder("<"), count)
-    return words.reshape(layout.shape)

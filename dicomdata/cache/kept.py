@@ -36,10 +36,31 @@ class Kept:
     region: Region
     """Which box of the stack it is."""
 
-    def volume(self, stack: Stack) -> Volume:
-        """Give the volume that was kept; its arrays are new."""
-        voxels = self.voxels.astype(self.dtype)
-        return Volume(voxels, self.unit, self.valid.copy(), stack, self.region)
+    def volume(self, stack: Stack, region: Region | None = None) -> Volume:
+        """Give what was kept, or a box of it: no other voxel is copied or converted.
+
+        Args:
+            stack: whose volume it is.
+            region: which box of the stack; all that was kept by default.
+
+        Returns:
+            The volume; its arrays are new.
+
+        Raises:
+            ValueError: if the region is empty.
+        """
+        if region is None:
+            return Volume(
+                self.voxels.astype(self.dtype), self.unit, self.valid.copy(), stack, self.region
+            )
+        ranges = region.within(stack.shape)
+        slices, rows, columns = (slice(indices.start, indices.stop) for indices in ranges)
+        voxels = self.voxels[slices, rows, columns].astype(self.dtype, order="C")
+        return Volume(voxels, self.unit, self.valid[slices].copy(), stack, region)
+
+    def has(self, region: Region | None, stack: Stack) -> bool:
+        """Whether a box of the stack can be cut from what was kept: not where that is a box."""
+        return region is None or self.voxels.shape == stack.shape
 
 
 def keep(volume: Volume) -> Kept:

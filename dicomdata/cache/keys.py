@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from dicomdata.errors import CacheError
 from dicomdata.regions import Region
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from dicomdata.cache.contract import Read
     from dicomdata.stack import Stack
 
@@ -34,6 +36,24 @@ def cache_key(stack: Stack, read: Read) -> str:
     settings = sorted(_settings_of(read).items())
     text = repr((_FORMAT, stack.fingerprint, stack.id, _name_of(read), settings))
     return blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def read_of(read: Read, region: Region | None) -> Read:
+    """Give the function that reads a box where `read` reads all; `read` itself without a region.
+
+    Raises:
+        CacheError: if `read` takes no region, or has one already.
+    """
+    if region is None:
+        return read
+    given = read.keywords if isinstance(read, partial) else {}
+    parameters = _parameters(_function_of(read))
+    if "region" not in parameters:
+        raise CacheError(f"{read!r} cannot read a box: it has no parameter `region`")
+    own = given.get("region", parameters["region"].default)
+    if own not in (None, inspect.Parameter.empty):
+        raise CacheError(f"{read!r} reads a region of its own: ask for {region} of one without")
+    return partial(read, region=region)
 
 
 def is_fresh(stack: Stack) -> bool:
@@ -99,15 +119,30 @@ def _settings_of(read: Read) -> dict[str, str]:
         if read.args:
             raise CacheError(f"{read!r}: give its arguments by keyword")
         given = read.keywords
-    parameters = inspect.signature(_function_of(read)).parameters.values()
-    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
-    return {name: _text_of(name, value) for name, value in {**defaults, **given}.items()}
+    function = _function_of(read)
+    defaults = {
+        name: each.default
+        for name, each in _parameters(function).items()
+        if each.default is not each.empty
+    }
+    settings = {**defaults, **given}
+    # How many threads read changes no voxel.
+    settings.pop("workers", None)
+    return {name: _text_of(name, value) for name, value in settings.items()}
+
+
+# Looked at once a function: it takes longer than to find an entry.
+@lru_cache(maxsize=64)
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
 def _text_of(name: str, value: Any) -> str:
     if name == "dtype" and value is not None:
         return str(np.dtype(value))
     if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, tuple) and all(isinstance(each, int | float) for each in value):
         return repr(value)
     if isinstance(value, Region):
         return repr([(axis.start, axis.stop, axis.step) for axis in value.axes])

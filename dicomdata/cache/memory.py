@@ -1,29 +1,120 @@
-"""Volumes kept in the memory of one process."""
+"""Volumes kept in memory: in that of the machine, or of one process."""
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dicomdata.cache.disk import DiskCache
 from dicomdata.cache.kept import Kept, keep
-from dicomdata.cache.keys import cache_key, is_fresh, parse_bytes
-from dicomdata.cache.process import ProcessState
+from dicomdata.cache.keys import parse_bytes
+from dicomdata.cache.lookup import LookupCache
+from dicomdata.cache.shared import SharedFolder, find_room, join_folder, share_folder
+from dicomdata.errors import DicomDataWarning
 
 if TYPE_CHECKING:
     from dicomdata.cache.contract import CacheStatistics, Read
+    from dicomdata.regions import Region
     from dicomdata.stack import Stack
     from dicomdata.volume import Volume
 
 
 class MemoryCache:
-    """Keeps volumes in memory, the most recently used ones: a `VolumeCache` of one process.
+    """Keeps volumes in memory that all workers of the machine share: a `VolumeCache`.
 
-    Whole numbers are kept as int16, so a CT takes half of its float32 size. Workers that are
-    forked share what was kept before, and keep for themselves what they read after; a pickled
-    cache is empty. To share among processes use `DiskCache`.
+    Volumes lie in shared memory (``/dev/shm``; where that is too small, in the folder for
+    temporary files), each once, however many workers use it, under fork and under spawn. Whole
+    numbers are kept as int16, so a CT takes half of its float32 size. `max_bytes` holds for all
+    processes together.
+
+    The memory belongs to the process that made the cache: it is given back when the cache is no
+    longer used there, and when the process ends; that of a process that was killed, when the next
+    `MemoryCache` is made. A pickled cache shares it as long as it is there, and else is an empty
+    one of the same size.
+
+    Where no place has room, each process keeps volumes of its own, and a `DicomDataWarning` says
+    so.
+    """
+
+    def __init__(self, max_bytes: int | str | None = None) -> None:
+        """Keep at most `max_bytes`, a number or text such as "2 GB".
+
+        None keeps what there is room for: a quarter of the memory that can be shared is left to
+        others, such as DataLoader, which passes batches through it.
+
+        Raises:
+            CacheError: if `max_bytes` is no size.
+        """
+        self.max_bytes = parse_bytes(max_bytes)
+        room = find_room(self.max_bytes)
+        if room is None:
+            warnings.warn(
+                f"no shared memory has room for {max_bytes or 'volumes'}: each process keeps its "
+                f"own; in a container, give it more (docker --shm-size)",
+                DicomDataWarning,
+                stacklevel=2,
+            )
+        self._shared = None if room is None else share_folder(room)
+        self._volumes = _volumes_in(self._shared, self.max_bytes)
+
+    def __repr__(self) -> str:
+        return f"MemoryCache(max_bytes={self.max_bytes!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        shared = self._shared
+        return _unpickle, (self.max_bytes, shared and (shared.path, shared.room))
+
+    def get(self, stack: Stack, read: Read, region: Region | None = None) -> Volume:
+        """Return the volume of `stack`, or a box of it, calling `read` only where none is kept.
+
+        Raises:
+            CacheError: if `read` cannot be told from another function, or cannot read a box.
+            ValueError: if the region is empty.
+        """
+        return self._volumes.get(stack, read, region)
+
+    def statistics(self) -> CacheStatistics:
+        """What it did in this process."""
+        return self._volumes.statistics()
+
+
+def _unpickle(max_bytes: int | None, shares: tuple[str, int] | None) -> MemoryCache:
+    """Share the memory of the cache that was pickled, or start an empty one."""
+    shared = join_folder(*shares) if shares else None
+    if shares and shared is None:
+        return MemoryCache(max_bytes)
+    cache = MemoryCache.__new__(MemoryCache)
+    cache.max_bytes = max_bytes
+    cache._shared = shared  # noqa: SLF001 - its own, made here
+    cache._volumes = _volumes_in(shared, max_bytes)  # noqa: SLF001
+    return cache
+
+
+def _volumes_in(shared: SharedFolder | None, max_bytes: int | None) -> LookupCache:
+    if shared is None:
+        return ProcessCache(max_bytes)
+    return _SharedCache(shared.path, max_bytes or shared.room)
+
+
+class _SharedCache(DiskCache):
+    """Entries in a folder of memory, which is made and removed by the process that owns it."""
+
+    _durable = False
+
+    def _prepare(self) -> None:
+        """Make nothing: a folder that is gone was given back, and stays gone."""
+
+
+class ProcessCache(LookupCache):
+    """Keeps volumes in the memory of one process, the most recently used ones: a `VolumeCache`.
+
+    Workers that are forked share what was kept before, and keep for themselves what they read
+    after; a pickled cache is empty.
     """
 
     def __init__(self, max_bytes: int | str | None = None) -> None:
@@ -32,45 +123,26 @@ class MemoryCache:
         Raises:
             CacheError: if `max_bytes` is no size.
         """
-        self.max_bytes = parse_bytes(max_bytes)
+        super().__init__(max_bytes)
         self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._state = ProcessState()
-
-    def __repr__(self) -> str:
-        return f"MemoryCache(max_bytes={self.max_bytes!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MemoryCache, (self.max_bytes,)
+        return ProcessCache, (self.max_bytes,)
 
-    def get(self, stack: Stack, read: Read) -> Volume:
-        """Return the volume of `stack`, calling `read` only where none is kept.
-
-        Raises:
-            CacheError: if `read` cannot be told from another function.
-        """
-        key = cache_key(stack, read)
-        self._state = state = self._state.current
-        if not is_fresh(stack):
-            state.count(misses=1)
-            return read(stack)
-        with state.one_thread(key):
+    def _find(self, key: str, stack: Stack, region: Region | None) -> Volume | None:
+        with self._state.lock:
             kept = self._kept.get(key)
-            if kept is None:
-                state.count(misses=1)
-                volume = read(stack)
-                # A file may have been replaced while it was read.
-                if is_fresh(stack):
-                    self._keep(key, volume)
-                return volume
-        with state.lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-        state.count(hits=1)
-        return kept.volume(stack)
+            if kept is None or not kept.has(region, stack):
+                return None
+            self._kept.move_to_end(key)
+        volume = kept.volume(stack, region)
+        self._state.count(hits=1)
+        return volume
 
-    def statistics(self) -> CacheStatistics:
-        """What it did in this process."""
-        return self._state.current.statistics
+    def _fill(self, key: str, stack: Stack, read: Read) -> Volume:
+        with self._state.one_thread(key):
+            store = partial(self._keep, key)
+            return self._find_or_read(key, stack, read=read, store=store)
 
     def _keep(self, key: str, volume: Volume) -> None:
         """Keep an entry, and let those go that were used least recently."""

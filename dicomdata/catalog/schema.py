@@ -11,6 +11,7 @@ import os
 import re
 from base64 import b64decode, b64encode
 from dataclasses import asdict, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from dicomdata.header import Frame, Kind
@@ -67,6 +68,8 @@ _FRAME_COLUMNS = (
 )
 """Fields of a `Frame` that are columns of the same name."""
 
+_own_columns = attrgetter(*_FRAME_COLUMNS)
+
 _ALL_FRAME_COLUMNS = ("sop_instance_uid", "x", "y", "z", "decimals", *_FRAME_COLUMNS)
 
 SCHEMA = f"""
@@ -117,16 +120,17 @@ def frame_row(frame: Frame, *, series: int, file: int, kind: int) -> tuple[Any, 
     """Turn a frame into the values of `INSERT_FRAME`; what is empty takes one byte."""
     x, y, z = frame.position or (None, None, None)
     a, b, c = frame.decimals
-    own = (getattr(frame, name) for name in _FRAME_COLUMNS)
     return (
         series,
         file,
         frame.number,
         kind,
         _pack_uid(frame.sop_instance_uid),
-        *(_compact(number) for number in (x, y, z)),
+        _compact(x),
+        _compact(y),
+        _compact(z),
         (a * _UNIT + b) * _UNIT + c,
-        *(None if value == "" else _compact(value) for value in own),
+        *map(_compact, _own_columns(frame)),
     )
 
 
@@ -204,7 +208,7 @@ def as_stored(path: str) -> str | bytes:
 
 def as_path(stored: str | bytes) -> str:
     """Undo `as_stored`."""
-    return os.fsdecode(stored)
+    return stored if isinstance(stored, str) else os.fsdecode(stored)
 
 
 def _pack_uid(uid: str) -> str | bytes:
@@ -224,6 +228,6 @@ def _unpack_uid(packed: str | bytes) -> str:
 
 def _compact(value: Any) -> Any:
     """Whole floats are kept as integers, which take one to four bytes instead of eight."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**31:
-        return int(value)
-    return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 2**31 else value
+    return None if value == "" else value

@@ -32,7 +32,9 @@ from dicomdata.catalog.schema import (
 )
 from dicomdata.catalog.store import (
     CHECKSUM_SUFFIX,
+    check_file,
     check_replaceable,
+    connect,
     publish,
     read_frames,
     read_meta,
@@ -43,10 +45,10 @@ from dicomdata.header import Instance, kept_tags
 from dicomdata.scan import FoundFile, ReadFile, find_files, read_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-    from dicomdata.header import Frame
+    from dicomdata.header import Frame, Kind
 
 _COMMIT_EVERY_S = 2.0
 """Work lost when a scan is killed, at most."""
@@ -70,7 +72,7 @@ def update_catalog(
     """Make the catalog at `path` tell what lies under `root` now.
 
     A catalog or a partial one that is there already, of the same root and keywords, saves
-    reading again what did not change.
+    reading again what did not change. A catalog that tells the truth already is left alone.
 
     Raises:
         FileError: if the root cannot be listed.
@@ -80,13 +82,17 @@ def update_catalog(
     known = {"root": root, "keep": json.dumps(list(keep))}
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     check_replaceable(path)
+    own = {str(path) + suffix for suffix in _OWN_SUFFIXES}
+    found = None
+    if not partial.exists() and _can_be_trusted(path):
+        found = _walk(root, own)
+        if _still_true(path, known, found):
+            return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(_open_partial(path, partial, known)) as connection:
             writer = _Writer(connection, root, tuple(keep))
-            own = {str(path) + suffix for suffix in _OWN_SUFFIXES}
-            found = [file for file in find_files(root) if file.path not in own]
-            fresh = writer.drop_all_but(found)
+            fresh = writer.drop_all_but(_walk(root, own) if found is None else found)
             reading = read_headers(fresh, keep=tags, workers=workers)
             try:
                 for read in track(reading, total=len(fresh), show=progress, what="headers"):
@@ -103,6 +109,49 @@ def update_catalog(
         if error.filename is None or not str(error.filename).startswith(str(path.parent)):
             raise
         raise CatalogError(f"{path}: the catalog cannot be written: {error.strerror}") from error
+
+
+def _walk(root: str, own: Collection[str]) -> list[FoundFile]:
+    return [file for file in find_files(root) if file.path not in own]
+
+
+def _can_be_trusted(path: Path) -> bool:
+    """Whether a catalog was published whole, and can be opened."""
+    try:
+        check_file(path)
+    except CatalogError:
+        return False
+    return path.with_name(path.name + CHECKSUM_SUFFIX).exists()
+
+
+def _still_true(path: Path, known: dict[str, str], found: Sequence[FoundFile]) -> bool:
+    """Whether a catalog tells of the files that were found, as they are now, and of no others."""
+    try:
+        with closing(connect(path)) as connection:
+            if not _tells_of(connection, known):
+                return False
+            stamps = _read_stamps(connection)
+            errors = dict(connection.execute("SELECT file, message FROM rejection").fetchall())
+    except sqlite3.DatabaseError:
+        return False
+    begin = len(os.path.join(known["root"], ""))
+    for file in found:
+        stamp = stamps.pop(file.path[begin:], None)
+        if stamp is None or stamp[1:] != (file.size, file.mtime_ns):
+            return False
+        if file.error is not None and errors.get(stamp[0]) != as_stored(str(file.error)):
+            return False
+    return not stamps
+
+
+def _read_stamps(connection: sqlite3.Connection) -> dict[str, tuple[int, int, int]]:
+    """Read of every file, by its path below the root: number, size, modification time in ns."""
+    folders = {
+        number: os.path.join(as_path(path), "") if path else ""
+        for number, path in connection.execute("SELECT id, path FROM folder")
+    }
+    rows = connection.execute("SELECT folder, name, id, size, mtime_ns FROM file")
+    return {folders[row[0]] + as_path(row[1]): row[2:] for row in rows}
 
 
 def _open_partial(path: Path, partial: Path, known: dict[str, str]) -> sqlite3.Connection:
@@ -168,7 +217,10 @@ class _Writer:
     def __init__(self, connection: sqlite3.Connection, root: str, keep: tuple[str, ...]) -> None:
         self._connection = connection
         self._root = root
+        self._begin = len(os.path.join(root, ""))
         self._keep = keep
+        self._kind: tuple[Kind | None, int] = (None, 0)
+        self._changed: set[int] = set()
         self._committed_at = time.monotonic()
         self._has_holes = False
         rows = connection.execute("SELECT path, id FROM folder").fetchall()
@@ -182,19 +234,12 @@ class _Writer:
 
     def drop_all_but(self, found: Sequence[FoundFile]) -> list[FoundFile]:
         """Forget files that vanished or changed; give those that must be read."""
-        rows = self._connection.execute(
-            "SELECT folder.path, file.name, file.size, file.mtime_ns, file.id "
-            "FROM file JOIN folder ON folder.id = file.folder"
-        ).fetchall()
-        known = {
-            os.path.join(as_path(folder), as_path(name)): (number, size, mtime_ns)
-            for folder, name, size, mtime_ns, number in rows
-        }
+        known = _read_stamps(self._connection)
         fresh = []
         for file in found:
-            number, *stamp = known.get(os.path.relpath(file.path, self._root), (None, 0, 0))
-            if number is not None and file.error is None and stamp == [file.size, file.mtime_ns]:
-                del known[os.path.relpath(file.path, self._root)]
+            path = file.path[self._begin :]
+            if file.error is None and known.get(path, ())[1:] == (file.size, file.mtime_ns):
+                del known[path]
             else:
                 fresh.append(file)
         gone = json.dumps([number for number, *_ in known.values()])
@@ -219,7 +264,7 @@ class _Writer:
         if isinstance(read.result, Instance):
             # As they were when the header was read, not when the walk passed by.
             size, mtime_ns = read.result.size, read.result.mtime_ns
-        folder, name = os.path.split(os.path.relpath(read.file.path, self._root))
+        folder, name = os.path.split(read.file.path[self._begin :])
         cursor = self._connection.execute(
             "INSERT INTO file (folder, name, size, mtime_ns) VALUES (?, ?, ?, ?)",
             (self._folder(folder), as_stored(name), size, mtime_ns),
@@ -277,16 +322,25 @@ class _Writer:
             )
             self._series[key] = int(cursor.lastrowid or 0)
         series = self._series[key]
-        self._connection.execute("UPDATE series SET slices = NULL WHERE id = ?", (series,))
+        if series not in self._changed:
+            self._changed.add(series)
+            self._connection.execute("UPDATE series SET slices = NULL WHERE id = ?", (series,))
         for frame in instance.frames:
-            attributes = kind_to_json(frame.kind)
-            if attributes not in self._kinds:
-                cursor = self._connection.execute(
-                    "INSERT INTO kind (attributes) VALUES (?)", (attributes,)
-                )
-                self._kinds[attributes] = int(cursor.lastrowid or 0)
-            row = frame_row(frame, series=series, file=file, kind=self._kinds[attributes])
+            row = frame_row(frame, series=series, file=file, kind=self._kind_number(frame.kind))
             self._connection.execute(INSERT_FRAME, row)
+
+    def _kind_number(self, kind: Kind) -> int:
+        # Frames that are read one after the other have the very same kind, mostly.
+        if kind is self._kind[0]:
+            return self._kind[1]
+        attributes = kind_to_json(kind)
+        if attributes not in self._kinds:
+            cursor = self._connection.execute(
+                "INSERT INTO kind (attributes) VALUES (?)", (attributes,)
+            )
+            self._kinds[attributes] = int(cursor.lastrowid or 0)
+        self._kind = (kind, self._kinds[attributes])
+        return self._kinds[attributes]
 
 
 def _series_key(uid: str, patient_id: str, folder: str | bytes) -> tuple[str, str, str]:
@@ -299,26 +353,34 @@ def _series_key(uid: str, patient_id: str, folder: str | bytes) -> tuple[str, st
 
 def _describe(frames: Sequence[Frame], root: str, keep: tuple[str, ...]) -> dict[str, Any]:
     """Say what is known of a series: the most common value of each column."""
-    kinds = [frame.kind for frame in frames]
+    # By identity: rows of one kind are read as the same object, and comparing kinds is slow.
+    counts = Counter(id(frame.kind) for frame in frames)
+    kinds = [
+        (kind, counts[number]) for number, kind in {id(f.kind): f.kind for f in frames}.items()
+    ]
     described: dict[str, Any] = {
-        name: _most_common(getattr(kind, name) for kind in kinds) for name in _FROM_KIND
+        name: _most_common((getattr(kind, name), count) for kind, count in kinds)
+        for name in _FROM_KIND
     }
-    spacing = _most_common(kind.pixel_spacing for kind in kinds)
+    spacing = _most_common((kind.pixel_spacing, count) for kind, count in kinds)
     described["row_spacing"], described["column_spacing"] = spacing or (None, None)
     described["slice_spacing"] = _slice_spacing(frames)
     described["slices"] = len(frames)
     described["bytes"] = sum({frame.path: frame.size for frame in frames}.values())
-    folders = [os.path.dirname(frame.path) for frame in frames]
+    folders = {os.path.dirname(frame.path) for frame in frames}
     described["folder"] = as_stored(os.path.relpath(os.path.commonpath(folders), root))
     for keyword in keep:
         # A keyword whose value changes within the series has no value for the series.
-        values = {dict(frame.kind.kept).get(keyword) for frame in frames}
+        values = {dict(kind.kept).get(keyword) for kind, _ in kinds}
         described[keyword] = values.pop() if len(values) == 1 else None
     return {name: described[name] for name in (*SERIES_COLUMNS, *keep) if name in described}
 
 
-def _most_common(values: Iterable[Any]) -> Any:
-    counted = Counter(values)
+def _most_common(values: Iterable[tuple[Any, int]]) -> Any:
+    """Give the value that is counted most often."""
+    counted: Counter[Any] = Counter()
+    for value, count in values:
+        counted[value] += count
     most = max(counted.values())
     return min((key for key, count in counted.items() if count == most), key=repr)
 
@@ -331,7 +393,7 @@ def _slice_spacing(frames: Sequence[Frame]) -> float | None:
     placed = [frame.kind.orientation for frame in frames if frame.position]
     if not any(placed):
         return None
-    orientation = _most_common(filter(None, placed))
+    orientation = _most_common((each, 1) for each in placed if each)
     directions = unit_directions(orientation)
     normal = np.cross(directions[:3], directions[3:])
     depths = np.sort(

@@ -30,6 +30,7 @@ from dicomdata.cli.arguments import (
     read_conditions,
     read_window,
 )
+from dicomdata.cli.cache import cache
 from dicomdata.cli.elements import all_elements, element_lines, find_element, json_model
 from dicomdata.cli.printing import (
     complain,
@@ -432,6 +433,7 @@ def warm(
 
 
 app.command()(verify)
+app.command()(cache)
 
 
 @app.command(epilog=_EXIT)

@@ -1,12 +1,31 @@
 """Stacks as PyTorch datasets: map-style, picklable, no open files between samples.
 
-`volumes` has one sample a volume. `seeding` makes a sample depend on its seed, epoch and index
-alone, whoever reads it.
+`volumes` has one sample a volume, `patches` one or more a patch; `samples` is what they share.
+`placement` says where patches lie, `positions` where the classes of masks are, and `reassembly`
+puts predictions back. `seeding` makes a sample depend on its seed, epoch and index alone, whoever
+reads it.
 """
 
 from __future__ import annotations
 
+from dicomdata.dataset.patches import PatchDataset
+from dicomdata.dataset.placement import BalancedPatches, GridPatches, Placement, UniformPatches
+from dicomdata.dataset.positions import LabelPositions
+from dicomdata.dataset.reassembly import reassemble
+from dicomdata.dataset.samples import Transform
 from dicomdata.dataset.seeding import SampleIndex, seeded
-from dicomdata.dataset.volumes import Transform, VolumeDataset
+from dicomdata.dataset.volumes import VolumeDataset
 
-__all__ = ["SampleIndex", "Transform", "VolumeDataset", "seeded"]
+__all__ = [
+    "BalancedPatches",
+    "GridPatches",
+    "LabelPositions",
+    "PatchDataset",
+    "Placement",
+    "SampleIndex",
+    "Transform",
+    "UniformPatches",
+    "VolumeDataset",
+    "reassemble",
+    "seeded",
+]

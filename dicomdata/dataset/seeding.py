@@ -15,6 +15,7 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import SupportsIndex
 
 
 class SampleIndex(int):
@@ -41,9 +42,25 @@ class SampleIndex(int):
         sequence = np.random.SeedSequence((self.seed, self.epoch, int(self)))
         return int(sequence.generate_state(1)[0])
 
+    def generator(self) -> np.random.Generator:
+        """Give a generator of its own: always in the same state, and not that of a transform."""
+        sequence = np.random.SeedSequence((self.seed, self.epoch, int(self)), spawn_key=(1,))
+        return np.random.default_rng(sequence)
+
 
 def _restored(index: int, seed: int, epoch: int) -> SampleIndex:
     return SampleIndex(index, seed=seed, epoch=epoch)
+
+
+def generator_of(index: SupportsIndex) -> np.random.Generator:
+    """Give what a sample draws from before it is transformed.
+
+    A plain number says nothing of randomness. Then it comes from PyTorch's, which is seeded anew
+    in each worker of each epoch, and by `torch.manual_seed` where there are none.
+    """
+    if isinstance(index, SampleIndex):
+        return index.generator()
+    return np.random.default_rng(int(torch.randint(2**63 - 1, ())))
 
 
 @contextmanager

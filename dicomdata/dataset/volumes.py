@@ -6,37 +6,30 @@ import operator
 import os
 import sys
 import warnings
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import Dataset, get_worker_info
 
-from dicomdata.cache import NoCache
 from dicomdata.catalog import scan
 from dicomdata.catalog.schema import SERIES_COLUMNS
 from dicomdata.catalog.selection import where
-from dicomdata.dataset.seeding import SampleIndex, seeded
+from dicomdata.dataset.samples import StackDataset
 from dicomdata.errors import DicomDataWarning
-from dicomdata.metatensor import to_metatensor
 from dicomdata.stack import plan_stacks
-from dicomdata.volume import read_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
     from typing import SupportsIndex
 
     from numpy.typing import DTypeLike
 
     from dicomdata.cache import VolumeCache
+    from dicomdata.dataset.samples import Transform
     from dicomdata.errors import Rejection
     from dicomdata.stack import Policy, Stack, StackPlan
 
-Transform: TypeAlias = "Callable[[Any], Any]"
-"""What is done to a sample: MONAI's dictionary transforms, or any function of a dict."""
 
-
-class VolumeDataset(Dataset[Any]):
+class VolumeDataset(StackDataset):
     """One sample a stack: the volume as a MONAI `MetaTensor`, and whose it is.
 
     A sample is a dict, given to the transform:
@@ -67,13 +60,7 @@ class VolumeDataset(Dataset[Any]):
             dtype: float32, or int16 where every voxel is whole and fits.
             image: the key of the volume in a sample.
         """
-        self.stacks = tuple(stacks)
-        """What the samples are made of, in order."""
-        self.transform = transform
-        self.cache = NoCache() if cache is None else cache
-        self.dtype = np.dtype(dtype)
-        self.image = image
-        self._seed: int | None = None
+        super().__init__(stacks, transform, cache, dtype=dtype, image=image)
         self.rejected: tuple[Rejection, ...] = ()
         """What `from_folder` and `from_plan` left out, and why."""
 
@@ -153,9 +140,6 @@ class VolumeDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.stacks)
 
-    def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
-
     def __getitem__(self, index: SupportsIndex) -> Any:
         """Read a sample, and transform it.
 
@@ -164,35 +148,8 @@ class VolumeDataset(Dataset[Any]):
             DicomDataError: if the volume cannot be read.
         """
         stack = self.stacks[operator.index(index)]
-        volume = self.cache.get(stack, partial(read_volume, dtype=self.dtype))
-        sample = {
-            self.image: to_metatensor(volume, dtype=None),
-            "series_instance_uid": stack.series_instance_uid,
-            "study_instance_uid": stack.study_instance_uid,
-            "patient_id": stack.patient_id,
-            "modality": stack.modality,
-            "unit": volume.unit,
-            "stack": stack.id,
-        }
-        if self.transform is None:
-            return sample
-        if isinstance(index, SampleIndex):
-            with seeded(self.transform, index.entropy):
-                return self.transform(sample)
-        self._seed_worker()
-        return self.transform(sample)
-
-    def _seed_worker(self) -> None:
-        """Give each worker of a DataLoader random transforms of its own, once an epoch.
-
-        A worker's copy of a MONAI transform has the state of its parent's: without this, all
-        workers would draw the same crops.
-        """
-        info = get_worker_info()
-        reseed = getattr(self.transform, "set_random_state", None)
-        if info is not None and info.seed != self._seed and reseed is not None:
-            reseed(seed=info.seed % 2**32)
-            self._seed = info.seed
+        (sample,) = self._transformed([self._sample(self._read(stack))], index)
+        return sample
 
 
 def _caller_level() -> int:

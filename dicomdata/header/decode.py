@@ -12,7 +12,9 @@ import re
 from typing import TYPE_CHECKING
 
 from dicomdata.errors import HeaderError, OtherObjectError
-from dicomdata.header.frames import decode_frames
+from dicomdata.header.frames import decode_frames, decode_only_frame, decode_only_kind
+from dicomdata.header.kept import kept_values
+from dicomdata.header.memo import Memo
 from dicomdata.header.parsing import UNDEFINED_LENGTH
 from dicomdata.header.records import NATIVE, Instance, Kind, Orientation
 from dicomdata.header.tables import decode_table
@@ -100,26 +102,51 @@ def check_object(values: Values) -> None:
         )
 
 
-def decode_instance(elements: Elements, kept: Mapping[str, str]) -> Instance:
+Shared = tuple[str, str, Kind]
+"""What the files of a series share: Series Instance UID, Patient ID, kind."""
+
+_decoded: Memo[Shared] = Memo()
+"""Of the files that this process read before."""
+
+
+def decode_instance(
+    elements: Elements, keep: Mapping[str, int], *, known: Memo[Shared] = _decoded
+) -> Instance:
     """Turn the elements of a file that holds frames into an `Instance`.
 
     Args:
         elements: what was read.
-        kept: values of the keywords the user asked to keep, as text.
+        keep: keyword -> tag of what the user asked to keep, as text.
+        known: what was decoded of other files.
     """
     values = Values(elements)
-    check_object(values)
+    if elements.frame_count > 1 or elements.shared or elements.groups:
+        check_object(values)
+        series, patient = values.text("SeriesInstanceUID"), values.text("PatientID")
+        frames = decode_frames(values, lambda own: _decode_kind(own, keep))
+    else:
+        series, patient, kind = known.get(
+            elements, beside=tuple(keep.items()), make=lambda noted: _decode_shared(noted, keep)
+        )
+        frames = (decode_only_frame(values, kind),)
     return Instance(
         path=elements.path,
         size=elements.size,
         mtime_ns=elements.mtime_ns,
-        series_instance_uid=values.text("SeriesInstanceUID"),
-        patient_id=values.text("PatientID"),
-        frames=decode_frames(values, lambda own: _decode_kind(own, kept)),
+        series_instance_uid=series,
+        patient_id=patient,
+        frames=frames,
     )
 
 
-def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
+def _decode_shared(elements: Elements, keep: Mapping[str, int]) -> Shared:
+    values = Values(elements)
+    check_object(values)
+    kind = decode_only_kind(values, lambda own: _decode_kind(own, keep))
+    return values.text("SeriesInstanceUID"), values.text("PatientID"), kind
+
+
+def _decode_kind(values: Values, keep: Mapping[str, int]) -> Kind:
     bits_allocated = values.needed_word("BitsAllocated")
     bits_stored = values.word("BitsStored") or bits_allocated
     signed = values.needed_word("PixelRepresentation")
@@ -168,7 +195,7 @@ def _decode_kind(values: Values, kept: Mapping[str, str]) -> Kind:
         body_part_examined=values.text("BodyPartExamined"),
         series_description=values.text("SeriesDescription"),
         series_number=values.integer("SeriesNumber"),
-        kept=tuple(sorted(kept.items())),
+        kept=kept_values(values.elements, keep),
     )
 
 
@@ -186,8 +213,11 @@ def _spacing_keyword(values: Values) -> str:
 
     The detector's only where the frame has a place, and nothing says what pixels are in it.
     """
-    placed = values.text("ImagePositionPatient") and values.text("ImageOrientationPatient")
-    return "ImagerPixelSpacing" if placed and not values.text("PixelSpacing") else "PixelSpacing"
+    # In this order, so that the kind of a frame with a spacing does not hang on its place.
+    missing = not values.text("PixelSpacing") and values.text("ImagerPixelSpacing")
+    placed = missing and values.text("ImagePositionPatient")
+    placed = placed and values.text("ImageOrientationPatient")
+    return "ImagerPixelSpacing" if placed else "PixelSpacing"
 
 
 def _decode_spacing(values: Values, keyword: str) -> tuple[float, float] | None:

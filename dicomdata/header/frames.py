@@ -84,6 +84,18 @@ def decode_frames(values: Values, decode_kind: Callable[[Values], Kind]) -> tupl
     return tuple(frames)
 
 
+def decode_only_kind(values: Values, decode_kind: Callable[[Values], Kind]) -> Kind:
+    """Describe the kind of the frame of a file that has one, and no functional groups."""
+    _check_claims(values, 1)
+    return _as_written(decode_kind(values), values.elements)
+
+
+def decode_only_frame(values: Values, kind: Kind) -> Frame:
+    """Describe the frame of a file that has one, and no functional groups."""
+    offset, length = _place(values.elements, kind, 0)
+    return _decode_frame(values, kind, 0, offset, length)
+
+
 def _check_claims(values: Values, count: int) -> None:
     """Hold Number of Frames against the file before anything is made for each frame."""
     elements, pixels = values.elements, values.elements.pixels
@@ -151,7 +163,7 @@ def _place(elements: Elements, kind: Kind, number: int) -> tuple[int, int]:
 
 def _decode_frame(values: Values, kind: Kind, number: int, offset: int, length: int) -> Frame:
     elements = values.elements
-    position = values.floats("ImagePositionPatient", 3)
+    position, decimals = values.place("ImagePositionPatient") or (None, (0, 0, 0))
     began = values.text("FrameAcquisitionDateTime") or values.text("FrameReferenceDateTime")
     return Frame(
         path=elements.path,
@@ -160,8 +172,8 @@ def _decode_frame(values: Values, kind: Kind, number: int, offset: int, length: 
         sop_instance_uid=values.text("SOPInstanceUID"),
         number=number,
         kind=kind,
-        position=None if position is None else (position[0], position[1], position[2]),
-        decimals=_decimals(values.text("ImagePositionPatient")) if position else (0, 0, 0),
+        position=position,
+        decimals=decimals,
         instance_number=values.integer("InstanceNumber"),
         slice_location=values.number("SliceLocation"),
         acquisition_number=first_known(
@@ -184,13 +196,3 @@ def _decode_frame(values: Values, kind: Kind, number: int, offset: int, length: 
 def _time_of_day(text: str) -> str:
     """Cut the time out of a date and time (PS3.5 6.2, VR DT), without the offset from UTC."""
     return text[_DATE_DIGITS:].partition("+")[0].partition("-")[0]
-
-
-def _decimals(text: str) -> tuple[int, int, int]:
-    """Count the digits after the point of each number of a position: "12.50" has two."""
-    counts = []
-    for part in text.split("\\"):
-        mantissa, _, exponent = part.strip(" \0").lower().partition("e")
-        digits = len(mantissa.partition(".")[2])
-        counts.append(max(digits - int(exponent or 0), 0))
-    return counts[0], counts[1], counts[2]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from dicomdata.errors import HeaderError
 from dicomdata.header.records import (
@@ -63,8 +63,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True, slots=True)
-class Pixels:
+class Pixels(NamedTuple):
     """Where the value of Pixel Data lies in a file."""
 
     tag: int

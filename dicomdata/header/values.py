@@ -6,6 +6,7 @@ import math
 import re
 import struct
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from dicomdata.errors import HeaderError
@@ -109,6 +110,15 @@ _ESCAPE = b"\x1b"
 """Switches character sets in the middle of a text (ISO 2022)."""
 
 
+_REMEMBERED = 4096
+"""Numbers that are not read again: the slices of a series share two coordinates, and series of
+one examination all three."""
+
+_LONGEST_NUMBER = 32
+"""Characters of a decimal string: 16 by the standard (PS3.5 6.2, VR DS), more by some writers."""
+
+Digits = tuple[int, int, int]
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -118,11 +128,16 @@ class Values:
 
     def __init__(self, elements: Elements) -> None:
         self.elements = elements
+        self._raw = elements.values
 
     def text(self, keyword: str) -> str:
         """Give the value as text, without padding; "" where it is absent or empty."""
-        raw = self.elements.values.get(_ALL_TAGS[keyword], b"")
-        return _decoded(raw, self.elements).strip(" \0")
+        raw = self._raw.get(_ALL_TAGS[keyword])
+        if not raw:
+            return ""
+        if raw.isascii() and _ESCAPE not in raw:
+            return raw.decode("ascii").strip(" \0")
+        return _decoded(raw, self._raw.get(SPECIFIC_CHARACTER_SET, b"")).strip(" \0")
 
     def floats(self, keyword: str, count: int) -> tuple[float, ...] | None:
         """Give decimal strings as `count` finite numbers; None where they are absent or empty."""
@@ -141,8 +156,36 @@ class Values:
             raise self.error(keyword, f"must be finite, got {text!r}")
         return numbers
 
+    def place(self, keyword: str) -> tuple[tuple[float, float, float], Digits] | None:
+        """Give three decimal strings as numbers, and how many decimals each was written with.
+
+        None where they are absent or empty; refused where `floats` would.
+        """
+        raw = self._raw.get(_ALL_TAGS[keyword], b"")
+        try:
+            (x, a), (y, b), (z, c) = map(_written, raw.split(b"\\"))
+        except ValueError:
+            # Padded, malformed, or none: looked at with more patience.
+            return self._odd_place(keyword)
+        return (x, y, z), (a, b, c)
+
+    def _odd_place(self, keyword: str) -> tuple[tuple[float, float, float], Digits] | None:
+        numbers = self.floats(keyword, 3)
+        if numbers is None:
+            return None
+        a, b, c = (decimals(part.strip(" \0")) for part in self.text(keyword).split("\\"))
+        return (numbers[0], numbers[1], numbers[2]), (a, b, c)
+
     def number(self, keyword: str) -> float | None:
         """Give a number that is only reported: None where it is absent or malformed."""
+        raw = self._raw.get(_ALL_TAGS[keyword], b"")
+        if not raw:
+            return None
+        try:
+            return _written(raw)[0]
+        except ValueError:
+            # Padded, of several values, or no number at all.
+            pass
         try:
             values = self.floats(keyword, 1)
         except HeaderError:
@@ -156,7 +199,7 @@ class Values:
 
     def word(self, keyword: str) -> int | None:
         """Give a 16-bit number (US or SS) as its unsigned word; None where it is absent."""
-        raw = self.elements.values.get(_ALL_TAGS[keyword], b"")
+        raw = self._raw.get(_ALL_TAGS[keyword], b"")
         if not raw:
             return None
         if len(raw) != 2:
@@ -172,21 +215,21 @@ class Values:
 
     def double_word(self, keyword: str) -> int | None:
         """Give a 32-bit number (UL) that is only reported."""
-        raw = self.elements.values.get(_ALL_TAGS[keyword], b"")
+        raw = self._raw.get(_ALL_TAGS[keyword], b"")
         if len(raw) != 4:
             return None
         return int.from_bytes(raw, "big" if self.elements.big_endian else "little")
 
     def double_words(self, keyword: str) -> str:
         """Give 32-bit numbers (UL) that are only reported as text; "" where there are none."""
-        raw = self.elements.values.get(TAGS[keyword], b"")
+        raw = self._raw.get(TAGS[keyword], b"")
         order = ">" if self.elements.big_endian else "<"
         count = len(raw) // 4
         return "\\".join(map(str, struct.unpack(f"{order}{count}L", raw[: 4 * count])))
 
     def double(self, keyword: str) -> float | None:
         """Give an FD value that is only reported."""
-        raw = self.elements.values.get(_ALL_TAGS[keyword], b"")
+        raw = self._raw.get(_ALL_TAGS[keyword], b"")
         if len(raw) != 8:
             return None
         value: float = struct.unpack(">d" if self.elements.big_endian else "<d", raw)[0]
@@ -200,8 +243,8 @@ class Values:
         """Give the values of an item's elements."""
         own = dict(item.values)
         # An item without a character set of its own is written in that of the file.
-        if SPECIFIC_CHARACTER_SET in self.elements.values:
-            own[SPECIFIC_CHARACTER_SET] = self.elements.values[SPECIFIC_CHARACTER_SET]
+        if SPECIFIC_CHARACTER_SET in self._raw:
+            own[SPECIFIC_CHARACTER_SET] = self._raw[SPECIFIC_CHARACTER_SET]
         return Values(replace(self.elements, values=own))
 
     def error(self, keyword: str, problem: str) -> HeaderError:
@@ -225,6 +268,28 @@ def missing_element(path: str, keyword: str) -> HeaderError:
     return HeaderError(f"{path}: {element_name(keyword)} is missing", keyword=keyword)
 
 
+@lru_cache(maxsize=_REMEMBERED)
+def _written(raw: bytes) -> tuple[float, int]:
+    """Read one decimal string, and how many decimals it was written with.
+
+    Raises:
+        ValueError: if it is longer than the standard allows, or anything but a finite number.
+    """
+    if len(raw) > _LONGEST_NUMBER or not raw.isascii():
+        raise ValueError(raw)
+    text = raw.decode("ascii").strip(" \0")
+    number = _number(text)
+    if not math.isfinite(number):
+        raise ValueError(raw)
+    return number, decimals(text)
+
+
+def decimals(text: str) -> int:
+    """Count the digits after the point of a number: "12.50" has two."""
+    mantissa, _, exponent = text.lower().partition("e")
+    return max(len(mantissa.partition(".")[2]) - int(exponent or 0), 0)
+
+
 def _number(text: str) -> float:
     if "_" in text:
         # Python reads "1_000" as a number; DICOM does not.
@@ -232,11 +297,9 @@ def _number(text: str) -> float:
     return float(text)
 
 
-def _decoded(raw: bytes, elements: Elements) -> str:
+def _decoded(raw: bytes, character_set: bytes) -> str:
     """Decode text by Specific Character Set (0008,0005); Latin-1 where that fails."""
-    if raw.isascii() and _ESCAPE not in raw:
-        return raw.decode("ascii")
-    names = elements.values.get(SPECIFIC_CHARACTER_SET, b"").decode("ascii", "replace")
+    names = character_set.decode("ascii", "replace")
     try:
         from pydicom.charset import convert_encodings, decode_bytes
 

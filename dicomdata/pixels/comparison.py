@@ -11,8 +11,10 @@ import numpy as np
 from dicomdata.errors import PixelError
 from dicomdata.header import read_header
 from dicomdata.pixels.decoders import decoders_of
-from dicomdata.pixels.decoding import decode_frame, decode_with, read_encoded
-from dicomdata.pixels.words import check_kind, read_deflated, read_native, unpacked
+from dicomdata.pixels.decoding import decode, decode_with, read_encoded
+from dicomdata.pixels.files import FrameFiles
+from dicomdata.pixels.reading import read_stored
+from dicomdata.pixels.words import check_kind, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,9 +74,10 @@ def compare_decoders(frame: Frame) -> Comparison:
     check_kind(frame)
     if frame.kind.native or frame.offset < 0:
         return _compare(frame, _readers_of_words(frame), allowed=0)
+    with FrameFiles() as files:
+        encoded = read_encoded(frame, files)
     # What is not read is not compared; and some decoders bear only what another has decoded.
-    decode_frame(frame)
-    encoded = read_encoded(frame)
+    decode(encoded, frame)
     exact = encoded.stream.lossless or encoded.stream.process == "JPEG-LS"
     readers: dict[str, Read] = {
         decoder.name: partial(decode_with, decoder, encoded, frame)
@@ -84,9 +87,8 @@ def compare_decoders(frame: Frame) -> Comparison:
 
 
 def _readers_of_words(frame: Frame) -> dict[str, Read]:
-    read = read_native if frame.kind.native else read_deflated
     return {
-        "dicomdata": lambda: read(frame, range(frame.kind.rows)),
+        "dicomdata": lambda: read_stored(frame),
         "pydicom": lambda: _read_by_pydicom(frame),
     }
 

@@ -16,14 +16,16 @@ from dicomdata.errors import PixelError
 from dicomdata.header import join_fragments
 from dicomdata.pixels.codestream import Codestream, read_codestream
 from dicomdata.pixels.decoders import SYNTAXES, decoders_of, syntax_name
+from dicomdata.pixels.huffman import took_all
 from dicomdata.pixels.rle import read_rle_header
-from dicomdata.pixels.words import DENSEST, UNDOUBTED, opened, unpacked
+from dicomdata.pixels.words import DENSEST, UNDOUBTED, unpacked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dicomdata.header import Frame
     from dicomdata.pixels.decoders import Decoder, Syntax
+    from dicomdata.pixels.files import FrameFiles
 
 
 _HUFFMAN_CODED = frozenset({"JPEG", "JPEG lossless"})
@@ -46,14 +48,12 @@ class Encoded:
     """What it says of itself, which agrees with the header."""
 
 
-def decode_frame(frame: Frame) -> NDArray[np.integer[Any]]:
-    """Read and decode one compressed frame; its stored values, (rows, columns).
+def decode(encoded: Encoded, frame: Frame) -> NDArray[np.integer[Any]]:
+    """Decode one compressed frame; its stored values, (rows, columns).
 
     Raises:
-        FileError, StaleError: if the file cannot be read, or has changed.
         PixelError: if the frame cannot be decoded, or contradicts the header.
     """
-    encoded = read_encoded(frame)
     refusal: Exception | None = None
     for decoder in decoders_of(frame.kind.transfer_syntax_uid):
         if refusal is not None and not decoder.second_opinion:
@@ -71,7 +71,7 @@ def decode_frame(frame: Frame) -> NDArray[np.integer[Any]]:
     raise PixelError(f"{frame.path}: the pixels cannot be decoded: {told}") from refusal
 
 
-def read_encoded(frame: Frame) -> Encoded:
+def read_encoded(frame: Frame, files: FrameFiles) -> Encoded:
     """Read one compressed frame, and hold what it says of itself against the header.
 
     Raises:
@@ -84,8 +84,8 @@ def read_encoded(frame: Frame) -> Encoded:
         raise PixelError(
             f"{frame.path}: no decoder for Transfer Syntax {syntax_name(kind.transfer_syntax_uid)}"
         )
-    with opened(frame) as file:
-        span = os.pread(file.fileno(), frame.length, frame.offset)
+    with files.opened(frame) as descriptor:
+        span = os.pread(descriptor, frame.length, frame.offset)
     try:
         content = join_fragments(span)
     except ValueError as error:
@@ -141,7 +141,7 @@ def decode_with(decoder: Decoder, encoded: Encoded, frame: Frame) -> NDArray[np.
         Exception: of its own, if the decoder cannot.
     """
     decoded = decoder.decode(encoded.content, encoded.stream)
-    if encoded.stream.process in _HUFFMAN_CODED:
+    if encoded.stream.process in _HUFFMAN_CODED and not _is_whole(encoded, decoded):
         # Decoders fill up what is missing: with other bits behind it, a whole image is the same.
         data = encoded.content[: -len(_END_OF_IMAGE)].rstrip(b"\xff")
         again = decoder.decode(data + _OTHER_BITS + _END_OF_IMAGE, encoded.stream)
@@ -150,6 +150,11 @@ def decode_with(decoder: Decoder, encoded: Encoded, frame: Frame) -> NDArray[np.
                 f"{frame.path}: the compressed pixels are cut short: they end before the image does"
             )
     return _as_stored(decoded, encoded.stream, frame)
+
+
+def _is_whole(encoded: Encoded, decoded: NDArray[Any]) -> bool:
+    """Whether an image is known to lack no data, without decoding it again."""
+    return encoded.stream.process == "JPEG lossless" and took_all(encoded.content, decoded)
 
 
 def _as_stored(decoded: NDArray[Any], stream: Codestream, frame: Frame) -> NDArray[np.integer[Any]]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dicomdata.errors import DicomDataError, FileError, PixelError, StaleError
+from dicomdata.errors import PixelError
 from dicomdata.header import inflated_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from dicomdata.header import Frame, Kind
+    from dicomdata.pixels.files import FrameFiles
 
 _ITEM = b"\xfe\xff\x00\xe0"
 """Begins every fragment of encapsulated pixels (PS3.5 A.4)."""
@@ -79,60 +77,59 @@ def check_claim(frame: Frame) -> None:
         )
 
 
-@contextmanager
-def opened(frame: Frame) -> Iterator[BinaryIO]:
-    """Open the file of a frame, once it is known to be the one that was scanned.
+def row_bytes(kind: Kind) -> int:
+    """Give the bytes of one row of plain words."""
+    return kind.columns * kind.bits_allocated // 8
+
+
+def read_native(
+    frame: Frame, rows: range, files: FrameFiles, memory: NDArray[np.uint8]
+) -> NDArray[np.integer[Any]]:
+    """Read a band of rows of plain words into `memory`: one read of no more than the band.
+
+    Args:
+        frame: whose pixels are native.
+        rows: which rows.
+        files: opens its file.
+        memory: as many bytes as the band has; the words that come back may lie in it.
 
     Raises:
-        FileError: if it cannot be opened, or what is done with it fails.
-        StaleError: if it has changed.
-    """
-    try:
-        # O_NONBLOCK: a pipe that took the file's place would hang for ever.
-        descriptor = os.open(frame.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if (status.st_size, status.st_mtime_ns) != (frame.size, frame.mtime_ns):
-                raise StaleError(
-                    f"{frame.path}: the file has changed since it was scanned: refresh the catalog"
-                )
-            yield file
-    except OSError as error:
-        if isinstance(error, DicomDataError):
-            raise
-        raise FileError(f"{frame.path}: cannot be read: {error.strerror}") from error
-
-
-def read_native(frame: Frame, rows: range) -> NDArray[np.integer[Any]]:
-    """Read a band of rows of plain words: one open, one read of no more than the band.
-
-    Raises:
-        FileError, StaleError: as `opened`.
+        FileError, StaleError: as `FrameFiles.opened`.
         PixelError: if the words are fewer, or far more, than the header says.
     """
     kind = frame.kind
-    with opened(frame) as file:
-        _check_length(file, frame)
-        row_bytes = kind.columns * kind.bits_allocated // 8
+    with files.opened(frame) as descriptor:
+        _check_length(descriptor, frame)
         read = _read_pairs if kind.swapped_pairs else _read_bytes
-        words = read(file, frame, rows.start * row_bytes, len(rows) * row_bytes)
-    if len(words) != len(rows) * row_bytes:
+        count = read(descriptor, frame, rows.start * row_bytes(kind), memory)
+    if count != len(memory):
         raise PixelError(f"{frame.path}: Pixel Data (7FE0,0010) could not be read to its end")
-    stored = _as_words(words, kind).reshape(len(rows), kind.columns)
+    stored = _as_words(memory, kind).reshape(len(rows), kind.columns)
     return unpacked(stored, kind, high_bit=kind.high_bit)
 
 
-def read_deflated(frame: Frame, rows: range) -> NDArray[np.integer[Any]]:
-    """Read a band of rows of a file that is deflated as a whole (PS3.5 A.5).
+def inflate(frame: Frame, files: FrameFiles) -> bytes:
+    """Read the words of all frames of a file that is deflated as a whole (PS3.5 A.5).
 
     Raises:
-        FileError, StaleError: as `opened`.
+        FileError, StaleError: as `FrameFiles.opened`.
         HeaderError: if it cannot be inflated.
+    """
+    with (
+        files.opened(frame) as descriptor,
+        open(descriptor, "rb", buffering=0, closefd=False) as file,
+    ):
+        file.seek(0)
+        return inflated_pixels(frame.path, file)
+
+
+def inflated_rows(frame: Frame, rows: range, words: bytes) -> NDArray[np.integer[Any]]:
+    """Give a band of rows of a frame, from the words of all frames of its file.
+
+    Raises:
         PixelError: if the words are fewer, or far more, than the header says.
     """
     kind = frame.kind
-    with opened(frame) as file:
-        words = inflated_pixels(frame.path, file)
     begin = frame.number * kind.frame_bytes
     words = words[begin : begin + kind.frame_bytes]
     if len(words) < kind.frame_bytes:
@@ -146,19 +143,23 @@ def read_deflated(frame: Frame, rows: range) -> NDArray[np.integer[Any]]:
 def unpacked(
     words: NDArray[np.integer[Any]], kind: Kind, *, high_bit: int
 ) -> NDArray[np.integer[Any]]:
-    """Take Bits Stored ending at `high_bit`, sign-extended: the rest of the word is garbage."""
+    """Take Bits Stored ending at `high_bit`, sign-extended: the rest of the word is garbage.
+
+    Words that may be written to are changed where they lie.
+    """
     native = words.astype(words.dtype.newbyteorder("="), copy=False)
     above = kind.bits_allocated - 1 - high_bit
     unused = kind.bits_allocated - kind.bits_stored
     if not above and not unused:
         return native
     # Shifted out at the top, then back down; the right shift of signed words keeps the sign.
-    shifted: NDArray[np.integer[Any]] = native << native.dtype.type(above)
-    shifted >>= native.dtype.type(unused)
-    return shifted
+    place = native if native.flags.writeable else np.empty_like(native)
+    np.left_shift(native, native.dtype.type(above), out=place)
+    np.right_shift(place, native.dtype.type(unused), out=place)
+    return place
 
 
-def _check_length(file: BinaryIO, frame: Frame) -> None:
+def _check_length(descriptor: int, frame: Frame) -> None:
     """Hold the length of Pixel Data against what the header says of a frame."""
     frame_bytes = frame.kind.frame_bytes
     held = min(frame.length, frame.size - frame.offset)
@@ -167,7 +168,7 @@ def _check_length(file: BinaryIO, frame: Frame) -> None:
     more = frame.length - frame_bytes
     # One byte makes an odd length even (PS3.5 7.1.1), and a few are padding; as many again, or
     # fragments, tell of other pixels.
-    if more > 1 and (more >= frame_bytes or os.pread(file.fileno(), 4, frame.offset) == _ITEM):
+    if more > 1 and (more >= frame_bytes or os.pread(descriptor, 4, frame.offset) == _ITEM):
         raise _too_long(frame)
 
 
@@ -185,23 +186,25 @@ def _too_long(frame: Frame) -> PixelError:
     )
 
 
-def _read_bytes(file: BinaryIO, frame: Frame, begin: int, count: int) -> bytes:
-    return os.pread(file.fileno(), count, frame.offset + begin)
+def _read_bytes(descriptor: int, frame: Frame, begin: int, memory: NDArray[np.uint8]) -> int:
+    """Fill `memory` from a place in the frame; give how many bytes there were."""
+    return os.preadv(descriptor, [memory.data], frame.offset + begin)
 
 
-def _read_pairs(file: BinaryIO, frame: Frame, begin: int, count: int) -> bytes:
+def _read_pairs(descriptor: int, frame: Frame, begin: int, memory: NDArray[np.uint8]) -> int:
     """Read bytes whose neighbours are swapped; pairs are counted from the first frame's first."""
     before = frame.number * frame.kind.frame_bytes
-    first, last = before + begin, before + begin + count
+    first, last = before + begin, before + begin + len(memory)
     even = first - first % 2
-    words = os.pread(file.fileno(), last + last % 2 - even, frame.offset - before + even)
-    if len(words) % 2:
-        return b""
-    swapped = np.frombuffer(words, "u2").byteswap().tobytes()
-    return swapped[first - even : last - even]
+    words = os.pread(descriptor, last + last % 2 - even, frame.offset - before + even)
+    if len(words) != last + last % 2 - even:
+        return 0
+    swapped = np.frombuffer(words, "u2").byteswap().view(np.uint8)
+    memory[:] = swapped[first - even : last - even]
+    return len(memory)
 
 
-def _as_words(words: bytes, kind: Kind) -> NDArray[np.integer[Any]]:
+def _as_words(words: bytes | NDArray[np.uint8], kind: Kind) -> NDArray[np.integer[Any]]:
     order = ">" if kind.big_endian else "<"
     sign = "i" if kind.signed else "u"
     return np.frombuffer(words, f"{order}{sign}{kind.bits_allocated // 8}")

@@ -21,7 +21,7 @@ import pytest
 from dicomdata.catalog import scan
 from dicomdata.errors import CacheError, PixelError, StaleError
 from dicomdata.regions import Region
-from dicomdata.stack import plan_stacks
+from dicomdata.stack import Policy, plan_stacks
 from dicomdata.testing.phantoms import ramp, write_series
 from dicomdata.volume import read_volume
 
@@ -33,11 +33,23 @@ if TYPE_CHECKING:
     from dicomdata.volume import Volume
 
 
-def logged_read(stack: Stack, *, log: str | Path, dtype: str = "float32") -> Volume:
+BOXES = (
+    Region(),
+    Region(slices=slice(1, 3), rows=slice(1, 3), columns=slice(2, 5)),
+    Region(slices=slice(-2, None), columns=slice(None, -1)),
+    Region(rows=slice(3, 99)),
+    Region(slices=slice(2, 3), rows=slice(0, 1), columns=slice(5, 6)),
+)
+"""Boxes of a phantom of (5, 4, 6) voxels: all, inside, from its end, beyond it, one voxel."""
+
+
+def logged_read(
+    stack: Stack, region: Region | None = None, *, log: str | Path, dtype: str = "float32"
+) -> Volume:
     """Read a volume, and add a line to the file `log`: so threads and processes can be counted."""
     with open(log, "a", encoding="utf-8") as file:
-        file.write(f"{os.getpid()}\n")
-    return read_volume(stack, dtype=np.dtype(dtype))
+        file.write(f"{os.getpid()} {region}\n")
+    return read_volume(stack, region, dtype=np.dtype(dtype))
 
 
 def broken_read(stack: Stack) -> Volume:
@@ -81,9 +93,9 @@ class CacheContract:
     def make_stack(self, tmp_path: Path) -> Callable[..., Stack]:
         """Give a function that writes a series of a name, and plans its stack."""
 
-        def make(name: str = "series", **changes: Any) -> Stack:
+        def make(name: str = "series", policy: Policy | None = None, **changes: Any) -> Stack:
             write_series(tmp_path / name, seed=name, **changes)
-            return plan_stacks(scan(tmp_path / name, progress=False)).stacks[0]
+            return plan_stacks(scan(tmp_path / name, progress=False), policy).stacks[0]
 
         return make
 
@@ -108,6 +120,110 @@ class CacheContract:
 
         for _ in range(3):
             assert_same_volume(cache.get(stack, read), read(stack))
+
+    @pytest.mark.parametrize(
+        ("slope", "dtype"), [("1", np.float32), ("1", np.int16), ("0.3", np.float32)]
+    )
+    def test_a_box_of_what_is_kept_is_what_would_be_read(
+        self, cache: VolumeCache, make_stack: Callable[..., Stack], slope: str, dtype: type
+    ) -> None:
+        """Voxels, validity, affine: of the box; whether the volume is kept already or not."""
+        stack, read = make_stack(slope=slope), partial(read_volume, dtype=dtype)
+
+        for _ in range(2):
+            for box in BOXES:
+                expected = read_volume(stack, box, dtype=dtype)
+                found = cache.get(stack, read, box)
+                assert_same_volume(found, expected)
+                assert found.voxels.flags.c_contiguous
+            assert_same_volume(cache.get(stack, read), read(stack))
+
+    def test_a_box_of_a_repaired_stack_tells_which_slices_were_measured(
+        self, cache: VolumeCache, make_stack: Callable[..., Stack]
+    ) -> None:
+        """`valid` and the affine are those of the box."""
+        positions = [(0.0, 0.0, z) for z in (0.0, 2.0, 6.0, 8.0)]
+        stack = make_stack(positions=positions, policy=Policy.lenient())
+        cache.get(stack, read_volume)
+
+        box = Region(slices=slice(1, 4), columns=slice(2, 5))
+        found = cache.get(stack, read_volume, box)
+
+        assert found.valid.tolist() == [True, False, True]
+        assert_same_volume(found, read_volume(stack, box))
+
+    def test_a_box_is_cut_from_the_kept_volume_without_reading(
+        self, cache: VolumeCache, make_stack: Callable[..., Stack], log: Path
+    ) -> None:
+        """All boxes have the key of the whole volume."""
+        stack, read = make_stack(), partial(logged_read, log=str(log))
+        cache.get(stack, read)
+
+        for box in BOXES:
+            cache.get(stack, read, box)
+
+        assert count_reads(log) == 1
+
+    def test_a_box_of_a_volume_that_is_not_kept_is_read_alone_and_not_kept(
+        self, cache: VolumeCache, make_stack: Callable[..., Stack], log: Path
+    ) -> None:
+        """Reading all of a volume for a crop would cost fifty times its bytes."""
+        stack, read, box = make_stack(), partial(logged_read, log=str(log)), BOXES[1]
+
+        for _ in range(2):
+            cache.get(stack, read, box)
+
+        told = [line.partition(" ")[2] for line in log.read_text().splitlines()]
+        assert told == [str(box)] * 2
+
+    def test_writing_to_a_box_leaves_the_kept_volume_alone(
+        self, cache: VolumeCache, make_stack: Callable[..., Stack]
+    ) -> None:
+        """Also a box that is the whole volume, of voxels that are kept as they are."""
+        stack, read = make_stack(), partial(read_volume, dtype=np.int16)
+        cache.get(stack, read)
+
+        for box in BOXES:
+            volume = cache.get(stack, read, box)
+            volume.voxels[...] = 7
+            volume.valid[...] = False
+
+        assert_same_volume(cache.get(stack, read), read(stack))
+
+    def test_a_box_of_files_that_changed_is_not_cut_from_the_kept_volume(
+        self, cache: VolumeCache, make_stack: Callable[..., Stack]
+    ) -> None:
+        """As for whole volumes."""
+        stack = make_stack()
+        cache.get(stack, read_volume)
+
+        for path in write_series(stack.root, seed="series", stored=ramp((5, 4, 6)), overwrite=True):
+            os.utime(path, ns=(1, 1))
+
+        with pytest.raises(StaleError):
+            cache.get(stack, read_volume, BOXES[1])
+
+    def test_a_box_that_holds_no_voxel_is_refused(
+        self, cache: VolumeCache, make_stack: Callable[..., Stack]
+    ) -> None:
+        """With the reader's own error, kept or not."""
+        stack = make_stack()
+
+        for _ in range(2):
+            with pytest.raises(ValueError, match="holds no voxel"):
+                cache.get(stack, read_volume, Region(rows=slice(4, 9)))
+            cache.get(stack, read_volume)
+
+    def test_a_box_is_refused_where_it_would_be_guessed(
+        self, cache: VolumeCache, make_stack: Callable[..., Stack]
+    ) -> None:
+        """Of a function that reads no boxes, or one box of its own."""
+        stack = make_stack()
+
+        with pytest.raises(CacheError, match="no parameter `region`"):
+            cache.get(stack, broken_read, BOXES[1])
+        with pytest.raises(CacheError, match="a region of its own"):
+            cache.get(stack, partial(read_volume, region=BOXES[2]), BOXES[1])
 
     def test_int16_is_given_as_int16(
         self, cache: VolumeCache, make_stack: Callable[..., Stack]

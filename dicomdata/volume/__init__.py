@@ -1,30 +1,40 @@
 """A Stack -> its voxels in output units, on a grid: `read_volume`, and the `Volume` it gives.
 
 Each file is opened once; of native frames only the rows of the region are read, of compressed
-ones only the frames.
+ones only the frames. Voxels are written once, where they will be: besides the volume itself there
+is memory for a slice, and for each thread that decodes a few.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dicomdata.errors import RescaleError
 from dicomdata.geometry import lps_to_ras
-from dicomdata.pixels import check_claim, read_stored
+from dicomdata.pixels import FrameReader, check_claim
 from dicomdata.regions import Region
+from dicomdata.rescale import Window
 from dicomdata.volume.resampling import resample
-from dicomdata.volume.units import fill_value, write_output
+from dicomdata.volume.threads import run, thread_count
+from dicomdata.volume.units import Output, fill_value, write_output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import DTypeLike, NDArray
 
     from dicomdata.header import Frame
+    from dicomdata.pixels import Pixels
     from dicomdata.stack import Stack
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.int16))
+
+_WINDOW = "window"
+"""Unit of voxels from 0 to 1, whatever they were measured in."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -35,7 +45,7 @@ class Volume:
     """(slices, rows, columns), float32 or int16, in `unit`."""
 
     unit: str
-    """"HU", "BQML", a Rescale Type, or "stored"."""
+    """"HU", "BQML", a Rescale Type, "stored", or "window": 0 to 1 of what was asked for."""
 
     valid: NDArray[np.bool_]
     """(slices,): whether the slice was measured, rather than filled in."""
@@ -61,12 +71,14 @@ class Volume:
         return lps_to_ras(self.affine_lps)
 
 
-def read_volume(
+def read_volume(  # noqa: PLR0913 - every step has something to choose, all of it by name
     stack: Stack,
     region: Region | None = None,
     *,
     dtype: DTypeLike = np.float32,
     padding: float | str | None = None,
+    window: tuple[float, float] | None = None,
+    workers: int | None = None,
 ) -> Volume:
     """Read a stack, or a box of it, in output units: HU for CT.
 
@@ -76,62 +88,92 @@ def read_volume(
         dtype: float32, or int16 where every voxel is whole and fits.
         padding: what padded voxels become, instead of what the stack's policy says: "air",
             "keep" or a number.
+        window: (low, high) in output units, which become 0 and 1, as does all beyond: to the last
+            bit what MONAI's `ScaleIntensityRange` makes of the volume. Only float32.
+        workers: threads that decode compressed frames. None is one a processor, 4 at most, and 1
+            in a worker of a DataLoader. Plain words need none: the disk is asked ahead of time.
 
     Raises:
         FileError: if a file cannot be read.
         StaleError: if a file or the catalog has changed since the stack was planned.
         PixelError: if a frame is cut short, undecodable, or contradicts its header.
         RescaleError: if int16 is asked for and a voxel is not whole or does not fit.
-        ValueError: if the region is empty, or `dtype` is another.
+        ValueError: if the region is empty, or `dtype`, `window` or `workers` make no sense.
     """
     out_type = np.dtype(dtype)
     if out_type not in _DTYPES:
         raise ValueError(f"dtype must be float32 or int16, got {out_type}")
+    if window is not None and out_type != np.float32:
+        raise ValueError(f"a window gives float32 from 0 to 1, not {out_type}")
+    fill = stack.padding if padding is None else padding
+    output = Output(stack.unit, fill, None if window is None else Window(*window))
+    threads = thread_count(workers)
     box = region or Region()
     slices, rows, columns = ranges = box.within(stack.shape)
-    fill = stack.padding if padding is None else padding
-    frames = stack.frames
+    frames = stack.frames if stack.sampling else stack.frames[slices.start : slices.stop]
     # Before memory is asked for: a header may claim anything.
-    for frame in frames if stack.sampling else frames[slices.start : slices.stop]:
+    for frame in frames:
         check_claim(frame)
     # Not zeros: numpy's fresh pages are touched once, when the values are written.
     voxels = np.empty((len(slices), len(rows), len(columns)), out_type)
     if stack.sampling or stack.shear:
-        _resample(stack, ranges, voxels, fill)
+        _resample(stack, ranges, voxels, output)
     else:
-        for k, number in enumerate(slices):
-            _read_frame(frames[number], (rows, columns), voxels[k], stack.unit, fill)
-    return Volume(voxels, stack.unit, stack.valid[slices.start : slices.stop], stack, box)
+        _read_frames(frames, (rows, columns), voxels, output, threads)
+    unit = stack.unit if window is None else _WINDOW
+    return Volume(voxels, unit, stack.valid[slices.start : slices.stop], stack, box)
 
 
-def _read_frame(
-    frame: Frame, box: tuple[range, range], out: NDArray[Any], unit: str, padding: float | str
+def _read_frames(
+    frames: Sequence[Frame],
+    box: tuple[range, range],
+    voxels: NDArray[Any],
+    output: Output,
+    threads: int,
 ) -> None:
-    """Write rows and columns of a frame into `out`, in output units."""
+    """Write rows and columns of frames into `voxels`, one slice each."""
     rows, columns = box
-    stored = read_stored(frame, rows)[:, columns.start : columns.stop]
+    # Plain words share the reader's memory, so they are written before the next ones are read.
+    alone = len(frames) == 1 or any(frame.kind.native for frame in frames)
+    with FrameReader(frames, rows) as reader:
+        jobs = (
+            partial(_write, reader.read(frame, rows), frame, columns, out, output)
+            for frame, out in zip(frames, voxels, strict=True)
+        )
+        run(jobs, 1 if alone else min(threads, len(frames)))
+
+
+def _write(pixels: Pixels, frame: Frame, columns: range, out: NDArray[Any], output: Output) -> None:
+    """Write columns of what was read of a frame into `out`, in output units."""
+    stored = pixels()[:, columns.start : columns.stop]
     try:
-        write_output(stored, out, frame.kind, unit=unit, padding=padding)
+        write_output(stored, out, frame.kind, output)
     except RescaleError as error:
         raise RescaleError(f"{frame.path}: {error}") from error
 
 
 def _resample(
-    stack: Stack, box: tuple[range, range, range], voxels: NDArray[Any], padding: float | str
+    stack: Stack, box: tuple[range, range, range], voxels: NDArray[Any], output: Output
 ) -> None:
     """Write a box of a repaired stack into `voxels`."""
     frames = stack.frames
+    # What lies between two frames is interpolated in output units, and clipped when it is there.
+    plain = replace(output, window=None)
 
     def read(index: int, rows: range) -> NDArray[np.float32]:
         plane = np.empty((len(rows), columns.stop - columns.start), np.float32)
-        _read_frame(frames[index], (rows, columns), plane, stack.unit, padding)
+        _write(reader.read(frames[index], rows), frames[index], columns, plane, plain)
         return plane
 
     # A shift along the rows needs columns beyond those of the box.
     columns = range(frames[0].kind.columns) if stack.shear else box[2]
     within = range(box[2].start - columns.start, box[2].stop - columns.start)
     try:
-        fill = fill_value(frames[0].kind, stack.unit, padding)
-        resample(stack, (box[0], box[1], within), read, voxels, fill)
+        fill = fill_value(frames[0].kind, stack.unit, output.padding)
+        with FrameReader() as reader:
+            resample(stack, (box[0], box[1], within), read, voxels, fill)
     except RescaleError as error:
         raise RescaleError(f"{frames[0].path}: {error}") from error
+    if output.window is not None:
+        for plane in voxels:
+            output.window.apply(plane)

@@ -1,0 +1,100 @@
+"""What all datasets of stacks share: what a sample says, and how it is transformed."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from torch.utils.data import Dataset, get_worker_info
+
+from dicomdata.cache import NoCache
+from dicomdata.dataset.seeding import SampleIndex, seeded
+from dicomdata.metatensor import to_metatensor
+from dicomdata.volume import read_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import SupportsIndex
+
+    from numpy.typing import DTypeLike
+
+    from dicomdata.cache import VolumeCache
+    from dicomdata.regions import Region
+    from dicomdata.stack import Stack
+    from dicomdata.volume import Volume
+
+Transform: TypeAlias = "Callable[[Any], Any]"
+"""What is done to a sample: MONAI's dictionary transforms, or any function of a dict."""
+
+
+class StackDataset(Dataset[Any]):
+    """A map-style dataset of stacks: a list of small plans and options, with no open file.
+
+    Picklable if the transform is; works under fork, spawn and forkserver.
+    """
+
+    def __init__(
+        self,
+        stacks: Sequence[Stack],
+        transform: Transform | None,
+        cache: VolumeCache | None,
+        *,
+        dtype: DTypeLike,
+        image: str,
+    ) -> None:
+        self.stacks = tuple(stacks)
+        """What the samples are made of, in order."""
+        self.transform = transform
+        self.cache = NoCache() if cache is None else cache
+        self.dtype = np.dtype(dtype)
+        self.image = image
+        self._seed: int | None = None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+    def _read(self, stack: Stack, region: Region | None = None) -> Volume:
+        """Read a stack, or a box of it, through the cache."""
+        read = partial(read_volume, dtype=self.dtype)
+        if region is None:
+            return self.cache.get(stack, read)
+        return self.cache.get(stack, read, region=region)
+
+    def _sample(self, volume: Volume) -> dict[str, Any]:
+        """Give a volume as a sample: itself, and whose it is."""
+        stack = volume.stack
+        return {
+            self.image: to_metatensor(volume, dtype=None),
+            "series_instance_uid": stack.series_instance_uid,
+            "study_instance_uid": stack.study_instance_uid,
+            "patient_id": stack.patient_id,
+            "modality": stack.modality,
+            "unit": volume.unit,
+            "stack": stack.id,
+        }
+
+    def _transformed(self, samples: list[dict[str, Any]], index: SupportsIndex) -> list[Any]:
+        """Transform the samples that one index gives, from its own randomness if it has that."""
+        if self.transform is None:
+            return samples
+        if isinstance(index, SampleIndex):
+            with seeded(self.transform, index.entropy):
+                return [self.transform(sample) for sample in samples]
+        self._seed_worker()
+        return [self.transform(sample) for sample in samples]
+
+    def _seed_worker(self) -> None:
+        """Give each worker of a DataLoader random transforms of its own, once an epoch.
+
+        A worker's copy of a MONAI transform has the state of its parent's: without this, all
+        workers would draw the same crops.
+        """
+        info = get_worker_info()
+        reseed = getattr(self.transform, "set_random_state", None)
+        if info is not None and info.seed != self._seed and reseed is not None:
+            reseed(seed=info.seed % 2**32)
+            self._seed = info.seed
