@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 
     from typer.testing import Result
 
-COMMANDS = ["scan", "series", "stacks", "show", "header", "warm", "verify", "outcomes"]
+COMMANDS = [
+    "scan",
+    "series",
+    "stacks",
+    "show",
+    "header",
+    "warm",
+    "verify",
+    "outcomes",
+    "findings",
+    "cache",
+]
 
 PROGRAM = "import sys; sys.argv[0] = 'dicomdata'; from dicomdata.cli import app; app()"
 
