@@ -208,7 +208,7 @@ def test_passes_are_alike_as_far_as_their_decimals_tell(tmp_path: Path, planned:
     assert contents(plan) == [[100, 101, 102], [200, 201, 202]]
 
 
-@pytest.mark.parametrize("starts", [(0, 2.5), (0, 5), (0, 5, 10), (0, 7.5, 15)])
+@pytest.mark.parametrize("starts", [(0, 2.5), (0, 5), (0, 5, 10), (0, 7.5, 15), (0, 3.5, 7)])
 def test_a_number_that_counts_slices_never_splits_passes(
     starts: tuple[float, ...], tmp_path: Path, planned: Planned
 ) -> None:

@@ -141,7 +141,7 @@ class Policy:
     """A few Frame of Reference UIDs in one stack, which cannot be told apart by splitting."""
 
     not_a_volume: Choice = "reject"
-    """Colour, mosaics, frames without a place."""
+    """Colour, mosaics, a few odd frames beside no regular stack."""
 
     fill: Literal["air", "interpolate"] = "air"
     """What a repaired gap holds: air, or what lies between its neighbours, linearly."""
