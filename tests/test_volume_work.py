@@ -252,7 +252,8 @@ def test_a_deflated_file_of_many_frames_is_inflated_once(
 def test_there_is_no_second_copy_of_the_volume(
     header: dict[str, Any], options: dict[str, Any], tmp_path: Path, planned: Planned
 ) -> None:
-    stored = np.random.default_rng(0).integers(900, 2000, (2, 64, 64)).astype("u2")
+    # A tenth of it is far above what threads and a few frames take, however they are scheduled.
+    stored = np.random.default_rng(0).integers(900, 2000, (2, 128, 128)).astype("u2")
     write_series(tmp_path, stored=np.tile(stored, (40, 1, 1)), **header)
     stack = stack_of(tmp_path, planned)
     dd.read_volume(stack, **options)  # imports what it needs
