@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
+from dataclasses import FrozenInstanceError, fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ import dicomdata as dd
 from dicomdata.header import kept_tags
 from dicomdata.header.elements import read_elements
 from dicomdata.header.parsing import parse
+from dicomdata.header.records import new_frame, new_instance
 from dicomdata.header.values import TAGS
 from dicomdata.testing.phantoms import SeriesPhantom, write_series
 from dicomdata.testing.strategies import LOSSLESS, NATIVE, series_phantoms
@@ -65,6 +68,26 @@ def assert_read_alike(path: Path) -> bool:
 
 def files_below(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def test_a_record_that_is_built_is_as_one_that_is_called(tmp_path: Path) -> None:
+    instance = dd.read_instance(one_file(tmp_path))
+    for record, build in ((instance.frames[0], new_frame), (instance, new_instance)):
+        values = [getattr(record, field.name) for field in fields(record)]
+
+        built: Any = build(*values)
+        called: Any = type(record)(*values)
+
+        assert type(built) is type(called)
+        assert (built, hash(built), repr(built)) == (called, hash(called), repr(called))
+        assert pickle.loads(pickle.dumps(built)) == replace(built) == called
+        with pytest.raises(FrozenInstanceError):
+            built.path = "elsewhere"
+        with pytest.raises(TypeError):
+            build(*values[1:])
 
 
 # --- the fast reader ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,12 @@ import dicomdata as dd
 from dicomdata.header import kept_tags
 from dicomdata.header.decode import decode_instance
 from dicomdata.header.elements import read_elements
+from dicomdata.header.frames import PARTS
 from dicomdata.header.memo import Memo
 from dicomdata.header.templates import Templates
-from dicomdata.header.values import TAGS
+from dicomdata.header.values import TAGS, Values
 from dicomdata.testing.mutations import harmless, mutations
-from dicomdata.testing.phantoms import SeriesPhantom, write_series
+from dicomdata.testing.phantoms import Each, SeriesPhantom, write_series
 from dicomdata.testing.strategies import LOSSLESS, NATIVE, series_phantoms
 
 if TYPE_CHECKING:
@@ -75,13 +77,9 @@ def taught(paths: Iterable[Path]) -> Learner:
     return learner
 
 
-def walks(learner: Learner, path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+def walks(learner: Learner, path: Path) -> bool:
     """Whether a file has to be walked."""
-    learned: list[object] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(Templates, "learn", lambda *_: learned.append(1))
-        learner.elements(path)
-    return bool(learned)
+    return learner.elements(path).template is None
 
 
 @pytest.fixture
@@ -210,6 +208,20 @@ def test_an_element_and_a_shorter_neighbour_do_not_pass_for_the_old_ones(
     assert instance.frames[0].kind.series_description == ""
 
 
+def test_file_meta_information_that_is_no_plain_list_is_not_taken_for_one(
+    series: list[Path],
+) -> None:
+    learner = taught(series)
+    content = series[1].read_bytes()
+    version = b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01"
+    endless = version[:8] + b"\xff\xff\xff\xff" + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+    assert version in content
+    series[1].write_bytes(content.replace(version, endless))
+
+    assert_as_walked(learner, series[1])
+    assert walks(learner, series[1])
+
+
 def with_sequence(inner: str) -> dict[str | int, Any]:
     """Give a sequence of undefined length whose item holds elements of the main dataset's tags."""
     item = Dataset()
@@ -223,7 +235,7 @@ def with_sequence(inner: str) -> dict[str | int, Any]:
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
 def test_elements_in_sequences_are_never_taken_for_those_outside(
-    syntax: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    syntax: str, tmp_path: Path
 ) -> None:
     paths = [
         write_series(
@@ -235,7 +247,7 @@ def test_elements_in_sequences_are_never_taken_for_those_outside(
     learner = taught(paths[:2])
 
     for path in paths:
-        assert not walks(learner, path, monkeypatch)
+        assert not walks(learner, path)
         instance = assert_as_walked(learner, path)
         assert instance.frames[0].position == (-10, -20, -30)
         assert instance.frames[0].kind.rows == 4
@@ -379,12 +391,103 @@ def test_a_header_with_a_large_private_element_costs_two_reads(
     assert calls == ["open", "pread", "pread"] * len(paths)
 
 
-def test_the_second_file_of_a_series_teaches_what_the_others_need(
-    series: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learner = taught(series[:2])
+@pytest.mark.parametrize("syntax", NATIVE[:2])
+def test_only_the_first_file_of_a_series_is_walked(syntax: str, tmp_path: Path) -> None:
+    # What differs is met one element after the other, in values of any length.
+    paths = write_series(
+        tmp_path,
+        shape=(20, 4, 6),
+        transfer_syntax_uid=syntax,
+        extra={
+            "StudyDate": Each(*(["20240101"] * 10 + ["20240102"] * 10)),
+            "SliceLocation": Each(*(str(10**number) for number in range(20))),
+            "StationName": Each(*(["A"] * 15 + [""] * 4 + ["AB"])),
+            **with_sequence("1"),
+        },
+    )
+    learner = Learner()
 
-    assert not any(walks(learner, path, monkeypatch) for path in series)
+    walked = [walks(learner, path) for path in paths]
+    again = [learner.elements(path).template for path in paths]
+
+    assert walked == [True] + [False] * 19
+    assert len(set(again)) == 1
+
+
+def test_series_that_take_turns_are_walked_once_each(tmp_path: Path) -> None:
+    series = [
+        write_series(tmp_path / str(number), series_instance_uid=f"1.{number}")
+        for number in range(30)
+    ]
+    learner = Learner()
+
+    turns = [
+        [learner.elements(path).template for path in turn] for turn in zip(*series, strict=True)
+    ]
+
+    assert turns[0] == [None] * 30
+    assert None not in turns[1] + turns[2] + turns[3] + turns[4]
+    assert len(learner.templates) == 30
+
+
+def test_files_of_two_layouts_in_a_series_are_walked_once_each(tmp_path: Path) -> None:
+    one = write_series(tmp_path / "one")
+    other = write_series(tmp_path / "other", extra={"StationName": "here"})
+    learner = Learner()
+
+    turns = [
+        learner.elements(path).template for pair in zip(one, other, strict=True) for path in pair
+    ]
+
+    assert turns[:2] == [None, None]
+    assert None not in turns[2:]
+
+
+# What frames hold, and the decoders of values.
+DECODERS = ("text", "floats", "place", "number", "integer", "word", "double", "double_word")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keywords whose values are decoded."""
+    keywords: list[str] = []
+    for name in DECODERS:
+        original = getattr(Values, name)
+
+        def spy(own: Values, keyword: str, *given: Any, _original: Any = original) -> Any:
+            keywords.append(keyword)
+            return _original(own, keyword, *given)
+
+        monkeypatch.setattr(Values, name, spy)
+    return keywords
+
+
+def test_only_what_differs_is_decoded(series: list[Path], decoded: list[str]) -> None:
+    learner = taught(series)
+    decoded.clear()
+
+    learner.instance(series[3])
+
+    assert set(decoded) == {"SOPInstanceUID", "ImagePositionPatient", "InstanceNumber"}
+
+
+def test_a_frame_is_made_of_the_elements_that_are_said(tmp_path: Path) -> None:
+    # The time of a frame is looked for in three elements: written, each hides the next.
+    rich = {"FrameAcquisitionDateTime": "20240101120000", "SliceLocation": "1", "TriggerTime": "2"}
+    for number, extra in enumerate([{}, rich, dict.fromkeys(rich, "")]):
+        (path,) = write_series(tmp_path / str(number), shape=(1, 4, 6), extra=extra)
+        elements = read_elements(str(path), WANTED, known=Templates())
+        for part in PARTS:
+            asked: set[int] = set()
+
+            class Noted(dict[int, bytes]):
+                def get(self, tag: int, default: Any = None, *, _asked: set[int] = asked) -> Any:
+                    _asked.add(tag)
+                    return super().get(tag, default)
+
+            part.decode(Values(replace(elements, values=Noted(elements.values))))
+
+            assert asked <= part.tags | {TAGS["SpecificCharacterSet"]}
 
 
 def test_the_slices_of_a_series_share_one_kind(series: list[Path]) -> None:
@@ -402,7 +505,7 @@ def test_what_is_learned_is_bounded(tmp_path: Path) -> None:
         )
         learner.instance(path)
 
-    assert len(learner.templates) == 32
+    assert len(learner.templates) == 64
     assert len(learner.memo) <= 8 * 1024
 
 

@@ -28,6 +28,7 @@ from dicomdata.catalog.schema import (
     as_path,
     as_stored,
     frame_row,
+    kind_from_json,
     kind_to_json,
 )
 from dicomdata.catalog.store import (
@@ -36,7 +37,6 @@ from dicomdata.catalog.store import (
     check_replaceable,
     connect,
     publish,
-    read_frames,
     read_meta,
 )
 from dicomdata.errors import CatalogError, HeaderError
@@ -48,7 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-    from dicomdata.header import Frame, Kind
+    from dicomdata.header import Kind
+
+    Row = tuple[Any, ...]
+    """The values of an INSERT."""
 
 _COMMIT_EVERY_S = 2.0
 """Work lost when a scan is killed, at most."""
@@ -216,13 +219,15 @@ class _Writer:
 
     def __init__(self, connection: sqlite3.Connection, root: str, keep: tuple[str, ...]) -> None:
         self._connection = connection
-        self._root = root
         self._begin = len(os.path.join(root, ""))
         self._keep = keep
         self._kind: tuple[Kind | None, int] = (None, 0)
         self._changed: set[int] = set()
         self._committed_at = time.monotonic()
         self._has_holes = False
+        # Of each file what waits to be written: many rows at once take half the time.
+        self._waiting: list[tuple[Row, list[Row], list[Row]]] = []
+        (self._last_file,) = connection.execute("SELECT ifnull(max(id), 0) FROM file").fetchone()
         rows = connection.execute("SELECT path, id FROM folder").fetchall()
         self._folders: dict[str, int] = {as_path(path): number for path, number in rows}
         rows = connection.execute("SELECT attributes, id FROM kind").fetchall()
@@ -265,25 +270,36 @@ class _Writer:
             # As they were when the header was read, not when the walk passed by.
             size, mtime_ns = read.result.size, read.result.mtime_ns
         folder, name = os.path.split(read.file.path[self._begin :])
-        cursor = self._connection.execute(
-            "INSERT INTO file (folder, name, size, mtime_ns) VALUES (?, ?, ?, ?)",
-            (self._folder(folder), as_stored(name), size, mtime_ns),
-        )
-        number = int(cursor.lastrowid or 0)
+        self._last_file = number = self._last_file + 1
+        row = (number, self._folder(folder), as_stored(name), size, mtime_ns)
+        frames: list[Row] = []
+        rejections: list[Row] = []
         if isinstance(read.result, Instance):
-            self._add_frames(read.result, number, folder)
+            frames = self._frame_rows(read.result, number, folder)
         else:
             keyword = read.result.keyword if isinstance(read.result, HeaderError) else ""
-            self._connection.execute(
-                "INSERT INTO rejection VALUES (?, ?, ?, ?)",
-                (number, type(read.result).__name__, keyword, as_stored(str(read.result))),
-            )
+            message = as_stored(str(read.result))
+            rejections = [(number, type(read.result).__name__, keyword, message)]
+        # In one step: Ctrl-C must not leave a file without what came of it.
+        self._waiting.append((row, frames, rejections))
         if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
             self.commit()
 
     def commit(self) -> None:
-        """Make durable what was added so far."""
-        self._connection.commit()
+        """Make durable what was added so far; all of it, or nothing."""
+        waiting, self._waiting = self._waiting, []
+        write = self._connection.executemany
+        try:
+            write("INSERT INTO file VALUES (?, ?, ?, ?, ?)", [row for row, _, _ in waiting])
+            write(INSERT_FRAME, [row for _, frames, _ in waiting for row in frames])
+            write(
+                "INSERT INTO rejection VALUES (?, ?, ?, ?)",
+                [row for _, _, rejections in waiting for row in rejections],
+            )
+            self._connection.commit()
+        except BaseException:
+            self._connection.rollback()
+            raise
         self._committed_at = time.monotonic()
 
     def describe_series(self) -> None:
@@ -291,10 +307,7 @@ class _Writer:
         self._connection.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM frame)")
         changed = self._connection.execute("SELECT id FROM series WHERE slices IS NULL").fetchall()
         for (series,) in changed:
-            frames = [
-                frame for _, frame in read_frames(self._connection, root=self._root, series=series)
-            ]
-            described = _describe(frames, self._root, self._keep)
+            described = _describe(self._connection, series, self._keep)
             names = ", ".join(f'"{name}" = ?' for name in described)
             self._connection.execute(
                 f"UPDATE series SET {names} WHERE id = ?",  # noqa: S608
@@ -313,7 +326,7 @@ class _Writer:
             self._folders[folder] = int(cursor.lastrowid or 0)
         return self._folders[folder]
 
-    def _add_frames(self, instance: Instance, file: int, folder: str) -> None:
+    def _frame_rows(self, instance: Instance, file: int, folder: str) -> list[Row]:
         key = _series_key(instance.series_instance_uid, instance.patient_id, folder)
         if key not in self._series:
             cursor = self._connection.execute(
@@ -325,9 +338,10 @@ class _Writer:
         if series not in self._changed:
             self._changed.add(series)
             self._connection.execute("UPDATE series SET slices = NULL WHERE id = ?", (series,))
-        for frame in instance.frames:
-            row = frame_row(frame, series=series, file=file, kind=self._kind_number(frame.kind))
-            self._connection.execute(INSERT_FRAME, row)
+        return [
+            frame_row(frame, series=series, file=file, kind=self._kind_number(frame.kind))
+            for frame in instance.frames
+        ]
 
     def _kind_number(self, kind: Kind) -> int:
         # Frames that are read one after the other have the very same kind, mostly.
@@ -351,27 +365,35 @@ def _series_key(uid: str, patient_id: str, folder: str | bytes) -> tuple[str, st
     return uid, patient_id, "" if uid else as_path(folder)
 
 
-def _describe(frames: Sequence[Frame], root: str, keep: tuple[str, ...]) -> dict[str, Any]:
+def _describe(connection: sqlite3.Connection, series: int, keep: tuple[str, ...]) -> dict[str, Any]:
     """Say what is known of a series: the most common value of each column."""
-    # By identity: rows of one kind are read as the same object, and comparing kinds is slow.
-    counts = Counter(id(frame.kind) for frame in frames)
-    kinds = [
-        (kind, counts[number]) for number, kind in {id(f.kind): f.kind for f in frames}.items()
-    ]
+    rows = connection.execute("SELECT kind, x, y, z FROM frame WHERE series = ?", (series,))
+    places = rows.fetchall()
+    counts = Counter(number for number, *_ in places)
+    read = connection.execute(
+        "SELECT id, attributes FROM kind WHERE id IN (SELECT kind FROM frame WHERE series = ?)",
+        (series,),
+    )
+    kinds = {number: kind_from_json(attributes) for number, attributes in read}
     described: dict[str, Any] = {
-        name: _most_common((getattr(kind, name), count) for kind, count in kinds)
+        name: _most_common((getattr(kind, name), counts[number]) for number, kind in kinds.items())
         for name in _FROM_KIND
     }
-    spacing = _most_common((kind.pixel_spacing, count) for kind, count in kinds)
+    spacing = _most_common((kind.pixel_spacing, counts[number]) for number, kind in kinds.items())
     described["row_spacing"], described["column_spacing"] = spacing or (None, None)
-    described["slice_spacing"] = _slice_spacing(frames)
-    described["slices"] = len(frames)
-    described["bytes"] = sum({frame.path: frame.size for frame in frames}.values())
-    folders = {os.path.dirname(frame.path) for frame in frames}
-    described["folder"] = as_stored(os.path.relpath(os.path.commonpath(folders), root))
+    described["slice_spacing"] = _slice_spacing(places, kinds)
+    described["slices"] = len(places)
+    sizes = connection.execute(
+        "SELECT folder.path, sum(file.size) FROM file JOIN folder ON folder.id = file.folder "
+        "WHERE file.id IN (SELECT file FROM frame WHERE series = ?) GROUP BY folder.id",
+        (series,),
+    ).fetchall()
+    described["bytes"] = sum(size for _, size in sizes)
+    folder = os.path.commonpath([as_path(path) for path, _ in sizes])
+    described["folder"] = as_stored(folder or os.curdir)
     for keyword in keep:
         # A keyword whose value changes within the series has no value for the series.
-        values = {dict(kind.kept).get(keyword) for kind, _ in kinds}
+        values = {dict(kind.kept).get(keyword) for kind in kinds.values()}
         described[keyword] = values.pop() if len(values) == 1 else None
     return {name: described[name] for name in (*SERIES_COLUMNS, *keep) if name in described}
 
@@ -385,24 +407,25 @@ def _most_common(values: Iterable[tuple[Any, int]]) -> Any:
     return min((key for key, count in counted.items() if count == most), key=repr)
 
 
-def _slice_spacing(frames: Sequence[Frame]) -> float | None:
+def _slice_spacing(
+    places: Sequence[tuple[int, float | None, float | None, float | None]], kinds: dict[int, Kind]
+) -> float | None:
     """Median gap along the most common normal, mm; None for a single position.
 
     To choose series by; a `Stack` proves its spacing.
+
+    Args:
+        places: number of the kind and position of each frame.
+        kinds: by their numbers.
     """
-    placed = [frame.kind.orientation for frame in frames if frame.position]
-    if not any(placed):
+    orientations = {number: kind.orientation for number, kind in kinds.items() if kind.orientation}
+    placed = [place for place in places if place[0] in orientations and place[1] is not None]
+    if not placed:
         return None
-    orientation = _most_common((each, 1) for each in placed if each)
+    orientation = _most_common((orientations[number], 1) for number, *_ in placed)
     directions = unit_directions(orientation)
     normal = np.cross(directions[:3], directions[3:])
-    depths = np.sort(
-        [
-            float(normal @ frame.position)
-            for frame in frames
-            if frame.position is not None and frame.kind.orientation == orientation
-        ]
-    )
-    gaps = np.diff(depths)
+    positions = [place for number, *place in placed if orientations[number] == orientation]
+    gaps = np.diff(np.sort(np.array(positions, np.float64) @ normal))
     gaps = gaps[gaps > COINCIDENT]
     return round(float(np.median(gaps)), 6) if gaps.size else None

@@ -16,7 +16,7 @@ from dicomdata.header.frames import decode_frames, decode_only_frame, decode_onl
 from dicomdata.header.kept import kept_values
 from dicomdata.header.memo import Memo
 from dicomdata.header.parsing import UNDEFINED_LENGTH
-from dicomdata.header.records import NATIVE, Instance, Kind, Orientation
+from dicomdata.header.records import NATIVE, Instance, Kind, Orientation, new_instance
 from dicomdata.header.tables import decode_table
 from dicomdata.header.uptake import decode_uptake
 from dicomdata.header.values import Values, first_known
@@ -129,14 +129,7 @@ def decode_instance(
             elements, beside=tuple(keep.items()), make=lambda noted: _decode_shared(noted, keep)
         )
         frames = (decode_only_frame(values, kind),)
-    return Instance(
-        path=elements.path,
-        size=elements.size,
-        mtime_ns=elements.mtime_ns,
-        series_instance_uid=series,
-        patient_id=patient,
-        frames=frames,
-    )
+    return new_instance(elements.path, elements.size, elements.mtime_ns, series, patient, frames)
 
 
 def _decode_shared(elements: Elements, keep: Mapping[str, int]) -> Shared:

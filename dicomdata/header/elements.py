@@ -22,10 +22,11 @@ from dicomdata.header.groups import frame_groups
 from dicomdata.header.nested import MOST_ITEMS, SEQUENCES, Item, items_by_pydicom
 from dicomdata.header.parsing import PIXEL_TAGS, UNDEFINED_LENGTH, Pixels, parse
 from dicomdata.header.records import DEFLATED, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from dicomdata.header.templates import Found, Met, Templates
+from dicomdata.header.templates import Template, Templates
 from dicomdata.header.walk import (
     LARGEST_VALUE,
     LONG_VRS,
+    META_AT,
     SHORT_VRS,
     CutShortError,
     Reader,
@@ -33,12 +34,12 @@ from dicomdata.header.walk import (
     explicit,
     implicit,
     items_of,
-    sequence_end,
     value_of,
+    walk,
 )
 
 if TYPE_CHECKING:
-    from dicomdata.header.walk import Element, Head
+    from dicomdata.header.walk import Met
 
 TRANSFER_SYNTAX_UID = 0x00020010
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -48,12 +49,6 @@ DETECTORS, SHARED_GROUPS, FRAME_GROUPS = 0x00540022, 0x52009229, 0x52009230
 medicine (PS3.3 C.8.4.11), Shared and Per-Frame Functional Groups Sequence (C.7.6.16)."""
 
 _EXTENDED_OFFSETS = 0x7FE00001
-
-_META_AT = 132
-"""Where the file meta information begins, after the preamble and "DICM"."""
-
-_FIRST_TAG = 0x00040000
-"""The main dataset begins with group 4 (DICOMDIR) or 8; what comes lower is not understood."""
 
 
 @dataclass(slots=True)
@@ -90,6 +85,9 @@ class Elements:
     groups: list[dict[int, bytes]] = field(default_factory=list)
     """Of a multi-frame file: for each frame, the elements of its own functional groups."""
 
+    template: Template | None = field(default=None, compare=False)
+    """What it was compared with, if it was not walked."""
+
     @property
     def transfer_syntax_uid(self) -> str:
         """Transfer Syntax UID (0002,0010); implicit little endian where the file has no meta."""
@@ -104,7 +102,12 @@ class Elements:
         return max(int(text[:20]), 1) if text.isdigit() else 1
 
 
-_ALWAYS = frozenset({NUMBER_OF_FRAMES, DETECTORS, SHARED_GROUPS, FRAME_GROUPS, _EXTENDED_OFFSETS})
+_OF_MANY_FRAMES = frozenset({DETECTORS, SHARED_GROUPS, FRAME_GROUPS})
+
+_ALWAYS = _OF_MANY_FRAMES | {TRANSFER_SYNTAX_UID, NUMBER_OF_FRAMES, _EXTENDED_OFFSETS}
+
+_OPENED = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""How files are opened: opening a pipe that nobody writes to would hang for ever."""
 
 
 def read_elements(path: str, wanted: frozenset[int], *, known: Templates | None = None) -> Elements:
@@ -122,8 +125,7 @@ def read_elements(path: str, wanted: frozenset[int], *, known: Templates | None 
         HeaderError: if it is DICOM and its header is damaged.
     """
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would hang for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _OPENED)
     except OSError as error:
         raise FileError(f"{path}: cannot be opened: {error.strerror}") from error
     try:
@@ -155,7 +157,7 @@ def _read_open_file(
     wanted, templates = _learned(wanted)
     templates = templates if known is None else known
     if (found := templates.find(reader)) is not None:
-        elements.values, elements.items, elements.pixels = found
+        elements.values, elements.items, elements.pixels, elements.template = found
     else:
         elements = _read_unknown(reader, elements, wanted, templates)
     _locate_frames(reader, elements)
@@ -177,8 +179,7 @@ def _read_unknown(
             ) from None
         return elements
     if elements.pixels is not None:
-        found = Found(elements.values, elements.items, elements.pixels)
-        templates.learn(reader, trail, found)
+        templates.learn(reader, trail, elements.values, elements.items)
     return elements
 
 
@@ -190,62 +191,45 @@ def _walk_file(reader: Reader, elements: Elements, wanted: frozenset[int]) -> li
     """
     if reader.at(128, 4) != b"DICM":
         raise UnusualError
-    trail = _walk_meta(reader, elements)
-    offset = trail[-1].end if trail else _META_AT
+    trail: list[Met] = []
+    offset = _walk_meta(reader, elements, wanted, trail)
     syntax = elements.transfer_syntax_uid
     if TRANSFER_SYNTAX_UID not in elements.values or syntax in (EXPLICIT_VR_BIG_ENDIAN, DEFLATED):
         raise UnusualError
     head = implicit if syntax == IMPLICIT_VR_LITTLE_ENDIAN else explicit
-    last, before = max(*wanted, *PIXEL_TAGS), _FIRST_TAG - 1
-    while offset < reader.size:
-        element = head(reader, offset)
-        tag, _, length, value = element
-        if tag <= before:
-            raise UnusualError
-        before = tag
-        if tag in PIXEL_TAGS:
-            elements.pixels = Pixels(tag, value, length)
-        if tag >= last:
-            trail.append(Met(offset, element, value, head is implicit))
-            break
-        end = (
-            sequence_end(reader, value, head, depth=1)
-            if length == UNDEFINED_LENGTH
-            else (value + length)
-        )
-        if end > reader.size:
-            raise CutShortError(f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) at byte {offset}")
-        if tag in (DETECTORS, SHARED_GROUPS, FRAME_GROUPS):
-            # Sequences in sequences are pydicom's work.
-            raise UnusualError
+    for value, met in walk(reader, offset, head, last=max(*wanted, *PIXEL_TAGS)):
+        trail.append(met)
+        (tag, is_sequence, length, _), content = met
         if tag in wanted:
-            _keep(reader, elements, element, head)
-        trail.append(Met(offset, element, end, head is implicit))
-        offset = end
+            if tag in _OF_MANY_FRAMES:
+                # Sequences in sequences are pydicom's work.
+                raise UnusualError
+            element = tag, is_sequence, length, value
+            elements.values[tag] = value_of(reader, element, content)
+            if tag in SEQUENCES:
+                items = islice(items_of(reader, element, head), MOST_ITEMS)
+                elements.items[tag] = tuple(items)
+        elif tag in PIXEL_TAGS:
+            elements.pixels = Pixels(tag, value, length)
     return trail
 
 
-def _walk_meta(reader: Reader, elements: Elements) -> list[Met]:
-    """Read the file meta information, always explicit little endian; give its elements."""
-    offset, trail = _META_AT, []
+def _walk_meta(reader: Reader, elements: Elements, wanted: frozenset[int], trail: list[Met]) -> int:
+    """Read the file meta information, always explicit little endian; say where it ends."""
+    offset, before = META_AT, 0
     while offset < reader.size and reader.at(offset, 2) == b"\x02\x00":
-        tag, _, length, value = element = explicit(reader, offset)
-        if length > LARGEST_VALUE:
+        tag, is_sequence, length, value = reader.head(offset, explicit)
+        if length > LARGEST_VALUE or tag <= before:
             raise UnusualError
-        if value + length > reader.size:
+        end = value + length
+        if end > reader.size:
             raise CutShortError(f"the file meta information, at byte {offset}")
-        elements.values[tag] = reader.at(value, length)
-        trail.append(Met(offset, element, value + length, implicit=False))
-        offset = value + length
-    return trail
-
-
-def _keep(reader: Reader, elements: Elements, element: Element, head: Head) -> None:
-    """Copy what is wanted of the main dataset: a value, or the items of a sequence."""
-    tag = element[0]
-    elements.values[tag] = value_of(reader, element)
-    if tag in SEQUENCES:
-        elements.items[tag] = tuple(islice(items_of(reader, element, head), MOST_ITEMS))
+        content = reader.at(offset, end - offset)
+        trail.append(((tag, is_sequence, length, 6 if value - offset == 8 else 8), content))
+        if tag in wanted:
+            elements.values[tag] = reader.at(value, length)
+        offset, before = end, tag
+    return offset
 
 
 def _read_by_pydicom(reader: Reader, elements: Elements, wanted: frozenset[int]) -> None:

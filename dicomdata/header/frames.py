@@ -8,16 +8,18 @@ tells which frame an item would belong to.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dicomdata.header.parsing import UNDEFINED_LENGTH
-from dicomdata.header.records import Frame, Kind
+from dicomdata.header.records import Frame, Kind, new_frame
 from dicomdata.header.values import TAGS, Values, first_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dicomdata.geometry import Vector
     from dicomdata.header.elements import Elements
+    from dicomdata.header.values import Digits
 
 _MOST_FRAMES = 2**16
 """Frames of a deflated file beyond which its header is not believed."""
@@ -31,28 +33,75 @@ _OF_ALL_OR_NONE = (
 )
 """What every frame must have if one does: it says where voxels lie, and what they mean."""
 
-_OF_FRAMES = frozenset(
-    TAGS[keyword]
-    for keyword in (
-        "ImagePositionPatient",
-        "InstanceNumber",
-        "SliceLocation",
-        "AcquisitionNumber",
-        "FrameAcquisitionNumber",
-        "TemporalPositionIdentifier",
-        "TemporalPositionIndex",
-        "TriggerTime",
-        "NominalCardiacTriggerDelayTime",
-        "AcquisitionTime",
-        "FrameAcquisitionDateTime",
-        "FrameReferenceDateTime",
-        "ContentTime",
-    )
-)
-"""What belongs to a `Frame`, not to its `Kind`."""
-
 _DATE_DIGITS = 8
 """Digits of a date before a time of day (PS3.5 6.2, VR DT)."""
+
+
+class Part(NamedTuple):
+    """A part of a `Frame`: a field, or two that are made of one element."""
+
+    keywords: tuple[str, ...]
+    """Of all elements that it is made of."""
+    decode: Callable[[Values], Any]
+    """Makes it."""
+
+    @property
+    def tags(self) -> frozenset[int]:
+        """Tags of the elements."""
+        return frozenset(TAGS[keyword] for keyword in self.keywords)
+
+
+def _place_of(own: Values) -> tuple[Vector | None, Digits]:
+    return own.place("ImagePositionPatient") or (None, (0, 0, 0))
+
+
+def _acquisition_number_of(own: Values) -> int | None:
+    return first_known(own.word("FrameAcquisitionNumber"), own.integer("AcquisitionNumber"))
+
+
+def _temporal_position_of(own: Values) -> int | None:
+    number = own.double_word("TemporalPositionIndex")
+    return first_known(number, own.integer("TemporalPositionIdentifier"))
+
+
+def _trigger_time_of(own: Values) -> float | None:
+    return first_known(own.double("NominalCardiacTriggerDelayTime"), own.number("TriggerTime"))
+
+
+def _acquisition_time_of(own: Values) -> str:
+    began = own.text("FrameAcquisitionDateTime") or own.text("FrameReferenceDateTime")
+    return _time_of_day(began) or own.text("AcquisitionTime")
+
+
+PARTS = (
+    Part(("SOPInstanceUID",), lambda own: own.text("SOPInstanceUID")),
+    Part(("ImagePositionPatient",), _place_of),
+    Part(("InstanceNumber",), lambda own: own.integer("InstanceNumber")),
+    Part(("SliceLocation",), lambda own: own.number("SliceLocation")),
+    Part(("FrameAcquisitionNumber", "AcquisitionNumber"), _acquisition_number_of),
+    Part(("TemporalPositionIndex", "TemporalPositionIdentifier"), _temporal_position_of),
+    Part(("NominalCardiacTriggerDelayTime", "TriggerTime"), _trigger_time_of),
+    Part(
+        ("FrameAcquisitionDateTime", "FrameReferenceDateTime", "AcquisitionTime"),
+        _acquisition_time_of,
+    ),
+    Part(("ContentTime",), lambda own: own.text("ContentTime")),
+)
+"""What is decoded of each frame, in the order of its fields; all else that is decoded belongs to
+its `Kind`."""
+
+_TAGS_OF_PARTS = tuple(part.tags for part in PARTS)
+
+_OF_FRAMES = frozenset().union(*_TAGS_OF_PARTS)
+
+
+class _Decoded(NamedTuple):
+    """What was decoded of a file, for others that were found by the same template."""
+
+    parts: list[Any]
+    """What `PARTS` made."""
+    differing: tuple[tuple[int, Callable[[Values], Any]], ...]
+    """Which of them are made of elements that are not the same in all of them, and what does."""
 
 
 def decode_frames(values: Values, decode_kind: Callable[[Values], Kind]) -> tuple[Frame, ...]:
@@ -74,13 +123,12 @@ def decode_frames(values: Values, decode_kind: Callable[[Values], Kind]) -> tupl
     kinds: dict[object, Kind] = {}
     for number in range(count):
         group = elements.groups[number] if elements.groups else {}
-        own = Values(replace(elements, values={**main, **group}))
+        own = Values(replace(elements, values={**main, **group}, template=None))
         traits = frozenset(item for item in group.items() if item[0] not in _OF_FRAMES)
         if traits not in kinds:
             kind = _as_written(decode_kind(own), elements)
             kinds[traits] = kinds.setdefault(kind, kind)
-        offset, length = _place(elements, kinds[traits], number)
-        frames.append(_decode_frame(own, kinds[traits], number, offset, length))
+        frames.append(_decode_frame(own, kinds[traits], number))
     return tuple(frames)
 
 
@@ -92,8 +140,7 @@ def decode_only_kind(values: Values, decode_kind: Callable[[Values], Kind]) -> K
 
 def decode_only_frame(values: Values, kind: Kind) -> Frame:
     """Describe the frame of a file that has one, and no functional groups."""
-    offset, length = _place(values.elements, kind, 0)
-    return _decode_frame(values, kind, 0, offset, length)
+    return _decode_frame(values, kind, 0)
 
 
 def _check_claims(values: Values, count: int) -> None:
@@ -161,36 +208,41 @@ def _place(elements: Elements, kind: Kind, number: int) -> tuple[int, int]:
     return begin, kind.frame_bytes
 
 
-def _decode_frame(values: Values, kind: Kind, number: int, offset: int, length: int) -> Frame:
+def _decode_frame(values: Values, kind: Kind, number: int) -> Frame:
     elements = values.elements
-    position, decimals = values.place("ImagePositionPatient") or (None, (0, 0, 0))
-    began = values.text("FrameAcquisitionDateTime") or values.text("FrameReferenceDateTime")
-    return Frame(
-        path=elements.path,
-        size=elements.size,
-        mtime_ns=elements.mtime_ns,
-        sop_instance_uid=values.text("SOPInstanceUID"),
-        number=number,
-        kind=kind,
-        position=position,
-        decimals=decimals,
-        instance_number=values.integer("InstanceNumber"),
-        slice_location=values.number("SliceLocation"),
-        acquisition_number=first_known(
-            values.word("FrameAcquisitionNumber"), values.integer("AcquisitionNumber")
-        ),
-        temporal_position=first_known(
-            values.double_word("TemporalPositionIndex"),
-            values.integer("TemporalPositionIdentifier"),
-        ),
-        trigger_time=first_known(
-            values.double("NominalCardiacTriggerDelayTime"), values.number("TriggerTime")
-        ),
-        acquisition_time=_time_of_day(began) or values.text("AcquisitionTime"),
-        content_time=values.text("ContentTime"),
-        offset=offset,
-        length=length,
+    uid, (position, decimals), *others = _decode_parts(values)
+    return new_frame(
+        elements.path,
+        elements.size,
+        elements.mtime_ns,
+        uid,
+        number,
+        kind,
+        position,
+        decimals,
+        *others,
+        *_place(elements, kind, number),
     )
+
+
+def _decode_parts(values: Values) -> list[Any]:
+    """Decode the parts of a frame; of a file that a template found, only those that may differ."""
+    template = values.elements.template
+    decoded: _Decoded | None = None if template is None else template.made.get(_Decoded)
+    if decoded is not None:
+        parts = decoded.parts.copy()
+        for index, decode in decoded.differing:
+            parts[index] = decode(values)
+        return parts
+    parts = [part.decode(values) for part in PARTS]
+    if template is not None:
+        differing = tuple(
+            (index, PARTS[index].decode)
+            for index, tags in enumerate(_TAGS_OF_PARTS)
+            if not template.differing.isdisjoint(tags)
+        )
+        template.made[_Decoded] = _Decoded(parts, differing)
+    return parts
 
 
 def _time_of_day(text: str) -> str:

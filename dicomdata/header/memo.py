@@ -78,18 +78,32 @@ class Memo(Generic[T]):
             make: makes it of the values it asks for, of what is in `beside`, and of nothing else;
                 never None.
         """
+        template, pixels = elements.template, elements.pixels
+        common = (self, beside, pixels is not None and pixels.length == UNDEFINED_LENGTH)
+        if template is not None and common in template.made:
+            known: T = template.made[common]
+            return known
+        tags, result = self._looked_up(elements, beside, make)
+        if template is not None and template.differing.isdisjoint(tags):
+            template.made[common] = result
+        return result
+
+    def _looked_up(
+        self, elements: Elements, beside: Key, make: Callable[[Elements], T]
+    ) -> tuple[tuple[int, ...], T]:
+        """Give what is made of the elements, and the tags of the values it is made of."""
         about = (beside, *_about(elements))
         raw = elements.values.get
         for tags, results in self._known:
             result = results.get((about, *map(raw, tags)))
             if result is not None:
-                return result
+                return tags, result
         noted = _Noted(elements.values)
         result = make(replace(elements, values=noted))
         tags = tuple(sorted(noted.asked))
         if sum(len(raw(tag, b"")) for tag in tags) <= _LARGEST_KEY:
             self._keep(tags, (about, *map(raw, tags)), result)
-        return result
+        return tags, result
 
     def _keep(self, tags: tuple[int, ...], key: Key, result: T) -> None:
         others = [(known, results) for known, results in self._known if known != tags]

@@ -5,10 +5,12 @@ Plain frozen records: they pickle, compare, hash, and hold no pixels and no open
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dicomdata.geometry import Vector
     from dicomdata.rescale import LookupTable, Padding, Rescale
     from dicomdata.uptake import Uptake
@@ -254,6 +256,29 @@ class Instance:
     frames: tuple[Frame, ...]
     """Its planes of pixels, in the order they are stored."""
 
+
+def _builder(record: type[Any]) -> Callable[..., Any]:
+    """Give what builds a frozen record from all its fields in order, several times as fast.
+
+    A frozen dataclass sets each field by a call. A plain one of the same slots is filled instead,
+    and made the record when it is whole: nobody ever sees it change.
+    """
+    names = [(each.name, Any) for each in fields(record)]
+    plain = make_dataclass("_Plain", names, slots=True)
+
+    def build(*values: Any) -> Any:
+        built: Any = plain(*values)
+        built.__class__ = record
+        return built
+
+    return build
+
+
+new_frame: Callable[..., Frame] = _builder(Frame)
+"""Builds a `Frame` from all its fields in order."""
+
+new_instance: Callable[..., Instance] = _builder(Instance)
+"""Builds an `Instance` from all its fields in order."""
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"

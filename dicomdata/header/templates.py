@@ -1,38 +1,56 @@
 """Layouts met before: a header like the last ones is compared with them, not walked.
 
 Files of one series differ in a few elements: where a slice lies, its UID, its time. A `Template`
-is learned from what the walk met in files of the same elements in the same encoding. It knows the
-bytes between those that differ: whole elements, as they were in all files. Where a new file has
-the same bytes there, and the same tag and encoding at each element that differs, the walk would
-go from element to element as it did before; where anything is not the same, the file is walked.
-So a template only ever says what the walk would say.
+is learned from what the walk met in one file, and takes note of the elements that differ in the
+others. It knows the bytes between those: whole elements, as they were in all files. Where a new
+file has the same bytes there, and the same tag and encoding at each element that differs, the
+walk would go from element to element as it did before; where anything is not the same, the file
+is walked. So a template only ever says what the walk would say.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dicomdata.header.nested import SEQUENCES, Item
+from dicomdata.header.nested import SEQUENCES
 from dicomdata.header.parsing import UNDEFINED_LENGTH, Pixels
-from dicomdata.header.walk import LARGEST_VALUE, UnusualError, explicit, implicit, sequence_end
+from dicomdata.header.walk import (
+    LARGEST_VALUE,
+    LONGEST_HEAD,
+    META_AT,
+    UnusualError,
+    explicit,
+    implicit,
+    sequence_end,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from dicomdata.header.walk import Element, Head, Reader
+    from dicomdata.header.nested import Item
+    from dicomdata.header.walk import Head, Met, Reader
 
-_PIXEL_DATA = 0x7FE00010
+    Values = dict[int, bytes]
+    """Tag -> value as written."""
+
+    Items = dict[int, tuple[Item, ...]]
+    """Of the sequences that are read."""
+
+    Found = tuple[Values, Items, Pixels, "Template"]
+    """What the walk would find in a file, and the template that found it."""
+
+_PIXEL_DATA, _META_GROUP = 0x7FE00010, 0x0002
 _TRANSFER_SYNTAX_UID, _NUMBER_OF_FRAMES = 0x00020010, 0x00280008
+_SPECIFIC_CHARACTER_SET = 0x00080005
+_SERIES_INSTANCE_UID, _SERIES_TAG = 0x0020000E, b"\x20\x00\x0e\x00"
 
-_PINNED = SEQUENCES | {_TRANSFER_SYNTAX_UID, _NUMBER_OF_FRAMES}
-"""Elements on which hangs how others are read, or whose inside is read: the same in all files."""
+_PINNED = SEQUENCES | {_TRANSFER_SYNTAX_UID, _SPECIFIC_CHARACTER_SET, _NUMBER_OF_FRAMES,
+                       _SERIES_INSTANCE_UID}  # fmt: skip
+"""Elements that are the same in all files of a template: on them hangs how others are read, their
+inside is read, or all that a series shares would differ with them."""
 
 _MAGIC_AT = 128
 """Where "DICM" is; the preamble before it says nothing (PS3.10 7.1)."""
-
-_LONGEST_COMPARED = 4096
-"""Bytes of an element beyond which it is stepped over, not compared: pictures, private blobs."""
 
 _MOST_COMPARED = 64 * 1024
 """Bytes of a header that a template keeps; a hostile one that has more is walked each time."""
@@ -40,49 +58,15 @@ _MOST_COMPARED = 64 * 1024
 _MOST_ELEMENTS = 2048
 """Elements of a header that is worth learning: real ones have a tenth."""
 
-_MOST_TEMPLATES = 32
-"""Templates kept: files of several scanners may take turns; what was long not met is forgotten."""
+_MOST_SERIES = 64
+"""Series whose templates are kept: several may take turns in a folder, and threads in an archive;
+what was long not learned of is forgotten."""
+
+_MOST_LAYOUTS = 4
+"""Templates of one series: a scout beside the slices, an element that some of them lack."""
 
 _SHORT, _WIDE, _PIXELS = range(3)
 """How a length is written: in two bytes, in four, and in the four at which the header ends."""
-
-
-class Found(NamedTuple):
-    """What the walk finds in a file."""
-
-    values: dict[int, bytes]
-    """Tag -> value as written."""
-    items: dict[int, tuple[Item, ...]]
-    """Of the sequences that are read."""
-    pixels: Pixels
-    """Where the pixels are."""
-
-
-class Met(NamedTuple):
-    """An element that the walk met."""
-
-    offset: int
-    """Where it begins."""
-    element: Element
-    """What its head says."""
-    end: int
-    """Where the next one begins."""
-    implicit: bool
-    """Whether its encoding is implicit."""
-
-
-class _Place(NamedTuple):
-    """An element of a template."""
-
-    tag: int
-    name: bytes
-    """Its head, up to the length."""
-    width: int
-    """How its length is written."""
-    copied: bool
-    """Whether its value is wanted."""
-    content: bytes | None
-    """All of it, where it is the same in all files; None where it is not."""
 
 
 class _Step(NamedTuple):
@@ -101,13 +85,34 @@ class _Step(NamedTuple):
 class Template:
     """Where the elements of like files lie, and which of their bytes are the same."""
 
-    def __init__(self, places: Sequence[_Place], found: Found) -> None:
-        differing = {place.tag for place in places if place.copied and place.content is None}
+    def __init__(self, places: Sequence[Met], values: Values, items: Items) -> None:
+        """Take the elements up to the pixels: all of one that is the same, the head of others.
+
+        `values` and `items` are those of one of the files.
+        """
         self._places = places
-        self._items = found.items
-        self._values = {tag: raw for tag, raw in found.values.items() if tag not in differing}
-        self._head: Head = implicit if len(places[-1].name) == 4 else explicit
-        self._steps = tuple(_steps(places))
+        self._items = items
+        steps, run, differing = [], [b"DICM"], set()
+        for (tag, is_sequence, _, named), content in places:
+            run.append(content)
+            if len(content) == named:
+                differing.add(tag)
+                # Of a sequence it only counts that it is there.
+                wanted = tag if tag in values and not is_sequence else 0
+                whole = b"".join(run)
+                width = _SHORT if named == 6 else _PIXELS if tag == _PIXEL_DATA else _WIDE
+                steps.append(_Step(whole, len(whole), wanted, width))
+                run = []
+        self._steps = tuple(steps)
+        self._all_values = values
+        self._values = {tag: raw for tag, raw in values.items() if tag not in differing}
+        self._head: Head = implicit if places[-1][0][3] == 4 else explicit
+        self.differing = frozenset(differing)
+        """Tags of elements that are not the same in all files."""
+        self.size = sum(step.size for step in steps)
+        """Bytes that are compared."""
+        self.made: dict[Any, Any] = {}
+        """What others make of elements that are the same in all files, by a key of theirs."""
 
     def read(self, reader: Reader) -> Found | None:
         """Find what the walk would in a file that lies as these do; None in any other.
@@ -121,7 +126,7 @@ class Template:
         length = 0
         for run, size, tag, width in self._steps:
             if at + size > last:
-                start, window = reader.load(start + at)
+                start, window = reader.load(start + at, size + 4)
                 at, last = 0, len(window) - 4
                 if size > last:
                     return None
@@ -144,67 +149,105 @@ class Template:
             elif length == UNDEFINED_LENGTH:
                 at, length = sequence_end(reader, start + at, self._head, depth=1) - start, 0
             at += length
-        return Found(values, self._items.copy(), Pixels(_PIXEL_DATA, start + at, length))
+        return values, self._items, Pixels(_PIXEL_DATA, start + at, length), self
 
-    def merged(self, places: Sequence[_Place], found: Found) -> Template | None:
-        """Give the template of these files and one more; None where they are not alike."""
-        if len(places) != len(self._places):
-            return None
-        merged = []
-        for own, other in zip(self._places, places, strict=True):
-            if own.name != other.name:
+    def adapted(self, reader: Reader) -> Template | None:
+        """Give the template of these files and one more; None where they are not alike.
+
+        Raises:
+            UnusualError: in a file that the walk would not go through.
+        """
+        start, window = reader.load(0)
+        at, places = META_AT, []
+        for place in self._places:
+            element, content = place
+            tag, _, _, named = element
+            size = len(content)
+            if at + size + LONGEST_HEAD > len(window):
+                start, window = reader.load(start + at, size + LONGEST_HEAD)
+                at = 0
+            if size > named and window.startswith(content, at):
+                places.append(place)
+                at += size
+                continue
+            name = content[:named]
+            # The walk expects no long values in the file meta information.
+            pinned = tag in _PINNED or (tag >> 16 == _META_GROUP and named == 8)
+            if pinned or not window.startswith(name, at):
                 return None
-            same = own.content == other.content
-            if not same and own.tag in _PINNED:
-                return None
-            merged.append(own if same else own._replace(content=None))
-        return Template(merged, found)
+            places.append((element, name))
+            value = at + (12 if named == 8 else 8)
+            length = int.from_bytes(window[at + named : value], "little")
+            if tag == _PIXEL_DATA:
+                break
+            if length == UNDEFINED_LENGTH:
+                value, length = sequence_end(reader, start + value, self._head, depth=1) - start, 0
+            at = value + length
+        return Template(places, self._all_values, self._items)
 
 
 class Templates:
-    """The templates of the last files, for one set of wanted tags.
+    """The templates of the last series, for one set of wanted tags.
 
     Shared by threads without a lock: what is swapped is whole, and a template that gets lost
     between two threads is learned again.
     """
 
     def __init__(self) -> None:
-        self._known: tuple[Template, ...] = ()
+        self._known: dict[bytes, tuple[Template, ...]] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(map(len, self._known.values()))
 
     def find(self, reader: Reader) -> Found | None:
         """Find what the walk would, by the templates; None where the file must be walked."""
-        known = self._known
-        for number, template in enumerate(known):
-            try:
-                found = template.read(reader)
-            except UnusualError:
-                continue
-            if found is not None:
-                if number:
-                    self._known = (template, *known[:number], *known[number + 1 :])
-                return found
+        series = _series(reader)
+        known = self._known.get(series, ())
+        try:
+            for template in known:
+                if (found := template.read(reader)) is not None:
+                    return found
+            for template in known:
+                adapted = template.adapted(reader)
+                if adapted is not None and (found := adapted.read(reader)) is not None:
+                    others = tuple(other for other in known if other is not template)
+                    self._keep(series, (adapted, *others))
+                    return found
+        except UnusualError:
+            pass
         return None
 
-    def learn(self, reader: Reader, trail: Sequence[Met], found: Found) -> None:
-        """Learn from a file that was walked up to its pixels."""
-        tags = [met.element[0] for met in trail]
-        ascending = all(before < after for before, after in pairwise(tags))
-        if not ascending or tags[-1] != _PIXEL_DATA or len(tags) > _MOST_ELEMENTS:
+    def learn(self, reader: Reader, trail: Sequence[Met], values: Values, items: Items) -> None:
+        """Learn from a file that was walked up to its pixels, and of what was found there."""
+        (tag, _, _, named), _ = trail[-1]
+        if tag != _PIXEL_DATA or named == 6 or len(trail) > _MOST_ELEMENTS:
             return
-        places = [_place(reader, met, found.values) for met in trail]
-        compared = sum(len(place.content or b"") for place in places)
-        pinned = all(place.content is not None for place in places if place.tag in _PINNED)
-        if compared > _MOST_COMPARED or not pinned or places[-1].width != _PIXELS:
-            return
-        known = self._known
-        for number, template in enumerate(known):
-            if (merged := template.merged(places, found)) is not None:
-                self._known = (merged, *known[:number], *known[number + 1 :])
-                return
-        self._known = (Template(places, found), *known[: _MOST_TEMPLATES - 1])
+        template = Template(trail, values, items)
+        if template.size <= _MOST_COMPARED and template.differing.isdisjoint(_PINNED):
+            series = _series(reader)
+            others = self._known.get(series, ())
+            self._keep(series, (template, *others[: _MOST_LAYOUTS - 1]))
+
+    def _keep(self, series: bytes, templates: tuple[Template, ...]) -> None:
+        known = {other: kept for other, kept in self._known.items() if other != series}
+        if len(known) >= _MOST_SERIES:
+            del known[next(iter(known))]
+        known[series] = templates
+        self._known = known
+
+
+def _series(reader: Reader) -> bytes:
+    """Give what is most likely the Series Instance UID, to look for its templates first.
+
+    Not parsed: bytes that only look like it, or lie in a sequence, lead to templates that do not
+    match.
+    """
+    _, window = reader.load(0)
+    at = window.find(_SERIES_TAG)
+    if not 0 <= at < len(window) - LONGEST_HEAD:
+        return b""
+    length = window[at + 6] if window.startswith(b"UI", at + 4) else window[at + 4]
+    return window[at : at + 8 + length]
 
 
 def _beyond(reader: Reader, offset: int, length: int) -> bytes:
@@ -212,37 +255,3 @@ def _beyond(reader: Reader, offset: int, length: int) -> bytes:
     if length > LARGEST_VALUE:
         raise UnusualError
     return reader.at(offset, length)
-
-
-def _place(reader: Reader, met: Met, wanted: Collection[int]) -> _Place:
-    """Describe an element; what is long is only compared if it must be."""
-    tag, is_sequence, _, value = met.element
-    if met.implicit:
-        width, named = _WIDE, 4
-    elif value - met.offset == 8:
-        width, named = _SHORT, 6
-    else:
-        width, named = _WIDE, 8
-    if tag == _PIXEL_DATA and width == _WIDE:
-        width = _PIXELS
-    size = met.end - met.offset
-    compared = size <= _LONGEST_COMPARED or (tag in _PINNED and size <= _MOST_COMPARED)
-    return _Place(
-        tag=tag,
-        name=reader.at(met.offset, named),
-        width=width,
-        # Of a sequence it only counts that it is there.
-        copied=tag in wanted and not is_sequence,
-        content=reader.at(met.offset, size) if compared and tag != _PIXEL_DATA else None,
-    )
-
-
-def _steps(places: Sequence[_Place]) -> Iterator[_Step]:
-    run = b"DICM"
-    for place in places:
-        if place.content is not None:
-            run += place.content
-            continue
-        run += place.name
-        yield _Step(run, len(run), place.tag if place.copied else 0, place.width)
-        run = b""

@@ -117,6 +117,9 @@ one examination all three."""
 _LONGEST_NUMBER = 32
 """Characters of a decimal string: 16 by the standard (PS3.5 6.2, VR DS), more by some writers."""
 
+_MOST_DIGITS = 12
+"""Digits of an integer string (PS3.5 6.2, VR IS)."""
+
 Digits = tuple[int, int, int]
 
 T = TypeVar("T")
@@ -136,7 +139,7 @@ class Values:
         if not raw:
             return ""
         if raw.isascii() and _ESCAPE not in raw:
-            return raw.decode("ascii").strip(" \0")
+            return str(raw, "ascii").strip(" \0")
         return _decoded(raw, self._raw.get(SPECIFIC_CHARACTER_SET, b"")).strip(" \0")
 
     def floats(self, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -194,6 +197,9 @@ class Values:
 
     def integer(self, keyword: str) -> int | None:
         """Give a whole number that is only reported: None where it is absent or malformed."""
+        raw = self._raw.get(_ALL_TAGS[keyword], b"").strip(b" \0")
+        if raw.isdigit() and len(raw) <= _MOST_DIGITS:
+            return int(raw)
         value = self.number(keyword)
         return int(value) if value is not None and value.is_integer() else None
 
@@ -286,6 +292,8 @@ def _written(raw: bytes) -> tuple[float, int]:
 
 def decimals(text: str) -> int:
     """Count the digits after the point of a number: "12.50" has two."""
+    if text.isdigit():
+        return 0
     mantissa, _, exponent = text.lower().partition("e")
     return max(len(mantissa.partition(".")[2]) - int(exponent or 0), 0)
 

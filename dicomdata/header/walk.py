@@ -9,20 +9,36 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from dicomdata.header.nested import WANTED_IN_ITEMS, Item
+from dicomdata.header.nested import SEQUENCES, WANTED_IN_ITEMS, Item
 from dicomdata.header.parsing import UNDEFINED_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Element = tuple[int, bool, int, int]
-    """Tag, is it a sequence, length, where the value begins."""
+    Named = tuple[int, bool, int, int]
+    """The head of an element: tag, is it a sequence, length, bytes before that length."""
 
-    Head = Callable[["Reader", int], Element]
-    """(reader, offset) -> the element that begins there."""
+    Element = tuple[int, bool, int, int]
+    """An element in a file: tag, is it a sequence, length, where its value begins."""
+
+    Met = tuple[Named, bytes]
+    """An element of a header: its head, and all of its bytes; of a long one, those before its
+    length."""
+
+    Head = Callable[[bytes, int], Named]
+    """(bytes, where in them) -> the head of the element that begins there."""
 
 _WINDOW = 16 * 1024
 """Bytes read at once: most headers end within them."""
+
+_LONGEST_COMPARED = 4096
+"""Bytes of an element beyond which it is stepped over, not compared: pictures, private blobs."""
+
+META_AT = 132
+"""Where the file meta information begins, after the preamble and "DICM" (PS3.10 7.1)."""
+
+_FIRST_TAG = 0x00040000
+"""The main dataset begins with group 4 (DICOMDIR) or 8; what comes lower is not understood."""
 
 LARGEST_VALUE = 1024 * 1024
 """Bytes of the longest value kept; nothing we want comes near it."""
@@ -38,12 +54,15 @@ SHORT_VRS = frozenset({b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b
                         b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL",
                         b"US"})  # fmt: skip
 
+LONGEST_HEAD = 12
+"""Bytes of an element's head: eight, or twelve with a long length (PS3.5 7.1.2)."""
+
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _ITEM_END = b"\xfe\xff\x0d\xe0"
 
-_EXPLICIT = struct.Struct("<HH2sH")
-_IMPLICIT = struct.Struct("<HHL")
-_LENGTH = struct.Struct("<L")
+_EXPLICIT = struct.Struct("<HH2sH").unpack_from
+_IMPLICIT = struct.Struct("<HHL").unpack_from
+_LENGTH = struct.Struct("<L").unpack_from
 
 
 class UnusualError(Exception):
@@ -73,39 +92,87 @@ class Reader:
             self._window = os.pread(self.descriptor, max(count, _WINDOW), offset)
         return self._window[begin : begin + count]
 
-    def load(self, offset: int) -> tuple[int, bytes]:
-        """Give the bytes of a window that begins at `offset`, and that offset."""
-        if offset != self._start or not self._window:
+    def head(self, offset: int, head: Head) -> Element:
+        """Read the head of the element at `offset`."""
+        try:
+            tag, is_sequence, length, named = head(self.at(offset, LONGEST_HEAD), 0)
+        except struct.error:
+            raise CutShortError(f"the head of an element at byte {offset}") from None
+        return tag, is_sequence, length, offset + (12 if named == 8 else 8)
+
+    def load(self, offset: int, least: int = 0) -> tuple[int, bytes]:
+        """Give a window that begins at `offset`, of `least` bytes at least; and that offset."""
+        if offset != self._start or len(self._window) < max(least, 1):
             self._start = offset
-            self._window = os.pread(self.descriptor, _WINDOW, offset)
+            self._window = os.pread(self.descriptor, max(least, _WINDOW), offset)
         return offset, self._window
 
 
-def explicit(reader: Reader, offset: int) -> Element:
-    """Read the head of an explicit element: tag, is it a sequence, length, where its value is."""
-    head = reader.at(offset, 12)
-    if len(head) < 8:
-        raise CutShortError(f"the head of an element at byte {offset}")
-    group, element, representation, length = _EXPLICIT.unpack_from(head)
+def explicit(window: bytes, at: int) -> Named:
+    """Read the head of an explicit element.
+
+    Raises:
+        struct.error: if the window ends within it.
+    """
+    group, element, representation, length = _EXPLICIT(window, at)
     if representation in SHORT_VRS:
-        return group << 16 | element, False, length, offset + 8
-    if representation not in LONG_VRS or len(head) < 12:
+        return group << 16 | element, False, length, 6
+    if representation not in LONG_VRS:
         raise UnusualError
-    return (
-        group << 16 | element,
-        representation == b"SQ",
-        _LENGTH.unpack_from(head, 8)[0],
-        (offset + 12),
-    )
+    return group << 16 | element, representation == b"SQ", _LENGTH(window, at + 8)[0], 8
 
 
-def implicit(reader: Reader, offset: int) -> Element:
-    """Read the head of an implicit element; whether it is a sequence cannot be told."""
-    head = reader.at(offset, 8)
-    if len(head) < 8:
-        raise CutShortError(f"the head of an element at byte {offset}")
-    group, element, length = _IMPLICIT.unpack_from(head)
-    return group << 16 | element, False, length, offset + 8
+def implicit(window: bytes, at: int) -> Named:
+    """Read the head of an implicit element; whether it is a sequence cannot be told.
+
+    Raises:
+        struct.error: if the window ends within it.
+    """
+    group, element, length = _IMPLICIT(window, at)
+    return group << 16 | element, False, length, 4
+
+
+def walk(reader: Reader, offset: int, head: Head, *, last: int) -> Iterator[tuple[int, Met]]:
+    """Step over the elements of the main dataset, up to `last` or the first one beyond it.
+
+    Gives where each value begins, and what was met.
+
+    Raises:
+        CutShortError: if the file ends within an element.
+        UnusualError: if elements do not ascend, or are not to be understood.
+    """
+    start, window = reader.load(offset)
+    before, size_of_file = _FIRST_TAG - 1, reader.size
+    while offset < size_of_file:
+        at = offset - start
+        if at + LONGEST_HEAD > len(window):
+            start, window = reader.load(offset)
+            at = 0
+        try:
+            tag, _, length, named = element = head(window, at)
+        except struct.error:
+            raise CutShortError(f"the head of an element at byte {offset}") from None
+        if tag <= before:
+            raise UnusualError
+        before = tag
+        value = offset + (12 if named == 8 else 8)
+        if tag >= last:
+            yield value, (element, window[at : at + named])
+            return
+        if length == UNDEFINED_LENGTH:
+            end = sequence_end(reader, value, head, depth=1)
+        else:
+            end = value + length
+        if end > size_of_file:
+            raise CutShortError(f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) at byte {offset}")
+        size = end - offset
+        if size > _LONGEST_COMPARED and tag not in SEQUENCES:
+            size = named
+        elif at + size > len(window):
+            start, window = reader.load(offset, size)
+            at = 0
+        yield value, (element, window[at : at + size])
+        offset = end
 
 
 def sequence_end(reader: Reader, offset: int, head: Head, *, depth: int) -> int:
@@ -113,7 +180,7 @@ def sequence_end(reader: Reader, offset: int, head: Head, *, depth: int) -> int:
     if depth > _DEEPEST_SEQUENCE:
         raise UnusualError
     while offset < reader.size:
-        tag, _, length, value = implicit(reader, offset)
+        tag, _, length, value = reader.head(offset, implicit)
         if tag == _SEQUENCE_END:
             return value
         if tag != _ITEM:
@@ -125,7 +192,7 @@ def sequence_end(reader: Reader, offset: int, head: Head, *, depth: int) -> int:
             if reader.at(offset, 4) == _ITEM_END:
                 offset += 8
                 break
-            _, _, length, value = head(reader, offset)
+            _, _, length, value = reader.head(offset, head)
             offset = (
                 sequence_end(reader, value, head, depth=depth + 1)
                 if length == UNDEFINED_LENGTH
@@ -142,7 +209,7 @@ def items_of(reader: Reader, element: Element, head: Head) -> Iterator[Item]:
     open_end = length == UNDEFINED_LENGTH
     last = reader.size if open_end else offset + length
     while offset < last:
-        tag, _, length, value = implicit(reader, offset)
+        tag, _, length, value = reader.head(offset, implicit)
         if open_end and tag == _SEQUENCE_END:
             return
         stop = last if length == UNDEFINED_LENGTH else value + length
@@ -163,7 +230,7 @@ def _item(reader: Reader, head: Head, place: range, *, open_end: bool) -> tuple[
     while offset < place.stop:
         if open_end and reader.at(offset, 4) == _ITEM_END:
             return item, offset + 8
-        tag, is_sequence, length, value = element = head(reader, offset)
+        tag, is_sequence, length, value = element = reader.head(offset, head)
         representation = reader.at(offset + 4, 2)
         end = (
             sequence_end(reader, value, head, depth=2)
@@ -182,7 +249,17 @@ def _item(reader: Reader, head: Head, place: range, *, open_end: bool) -> tuple[
     return item, offset
 
 
-def value_of(reader: Reader, element: Element) -> bytes:
-    """Copy a value; of a sequence, only that it is there."""
+def value_of(reader: Reader, element: Element, content: bytes = b"") -> bytes:
+    """Copy a value; of a sequence, only that it is there.
+
+    Args:
+        reader: of the file.
+        element: whose value it is.
+        content: all of the element's bytes, or less than the value where they are not at hand.
+    """
     _, is_sequence, length, value = element
-    return b"" if is_sequence or length > LARGEST_VALUE else reader.at(value, length)
+    if is_sequence or length > LARGEST_VALUE:
+        return b""
+    if len(content) > length:
+        return content[len(content) - length :]
+    return reader.at(value, length)
