@@ -183,9 +183,17 @@ class Rescale:
                 f"int16 needs a whole Rescale Slope and Intercept, "
                 f"got {self.slope:g} and {self.intercept:g}: read float32"
             )
-        _check_ends_int16(
-            int(end) * int(self.slope) + int(self.intercept) for end in (stored.min(), stored.max())
-        )
+        limits = np.iinfo(stored.dtype)
+        # Where even the last number of the type fits, the values need not be looked at.
+        ends = ((limits.min, stored.min), (limits.max, stored.max))
+        if not all(self._fits_int16(limit) or self._fits_int16(find()) for limit, find in ends):
+            _check_ends_int16(map(self._exactly_at, (stored.min(), stored.max())))
+
+    def _fits_int16(self, stored: int | np.integer[Any]) -> bool:
+        return bool(_INT16.min <= self._exactly_at(stored) <= _INT16.max)
+
+    def _exactly_at(self, stored: int | np.integer[Any]) -> int:
+        return int(stored) * int(self.slope) + int(self.intercept)
 
     def _into_int16(self, stored: NDArray[np.integer[Any]], out: NDArray[Any]) -> None:
         # Every output fits, so arithmetic that wraps around at 16 bits ends where it should.

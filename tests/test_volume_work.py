@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -161,28 +162,75 @@ def test_one_descriptor_is_enough(tmp_path: Path) -> None:
 # --- reads ----------------------------------------------------------------------------------------
 
 
-def test_native_frames_are_read_once_each_into_the_same_memory(
+def place_of(buffers: Any) -> tuple[int, int]:
+    """Give the address and the length of the one buffer that is read into."""
+    (buffer,) = buffers
+    return np.frombuffer(buffer, "u1").ctypes.data, memoryview(buffer).nbytes
+
+
+def test_native_frames_are_read_once_each_and_no_more_than_their_band(
     tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_series(tmp_path, shape=(6, 16, 16))
     stack = stack_of(tmp_path, planned)
     preadv, reads = os.preadv, []
 
-    def counted(descriptor: int, buffers: Any, offset: int) -> int:
-        (buffer,) = buffers
-        reads.append((np.frombuffer(buffer, "u1").ctypes.data, len(memoryview(buffer).cast("B"))))
-        return preadv(descriptor, buffers, offset)
+    def counted(descriptor: int, buffers: Any, offset: int, *flags: int) -> int:
+        reads.append(place_of(buffers)[1])
+        return preadv(descriptor, buffers, offset, *flags)
 
     monkeypatch.setattr(os, "preadv", counted)
     dd.read_volume(stack, dd.Region(rows=slice(2, 6)))
 
-    assert len(reads) == 6
-    assert set(reads) == {(reads[0][0], 4 * 16 * 2)}
+    # One that has to wait for the disk is told so first, and asks again.
+    assert set(reads) == {4 * 16 * 2}
+    assert 6 <= len(reads) <= 7
+
+
+def test_native_frames_are_read_into_the_same_half_mebibyte(
+    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Four bands of rows fit in it: of 256 columns, few become float32.
+    write_series(tmp_path, stored=np.zeros((20, 256, 256), "u2"))
+    stack = stack_of(tmp_path, planned)
+    preadv, places = os.preadv, set()
+
+    def counted(descriptor: int, buffers: Any, offset: int, *flags: int) -> int:
+        places.add(place_of(buffers)[0])
+        return preadv(descriptor, buffers, offset, *flags)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    dd.read_volume(stack, dd.Region(columns=slice(7, 20)))
+
+    assert len(places) == 4
+    assert max(places) - min(places) == 3 * 2**17
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system does not tell")
+def test_of_what_is_in_memory_nothing_is_asked(
+    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path, shape=(40, 16, 16))
+    stack = stack_of(tmp_path, planned)
+    preadv, asked = os.preadv, []
+
+    def warm(descriptor: int, buffers: Any, offset: int, *_flags: int) -> int:
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", warm)
+    monkeypatch.setattr(os, "posix_fadvise", lambda *details: asked.append(details))
+    dd.read_volume(stack)
+
+    assert not asked
+
+
+NO_NOWAIT = [BlockingIOError(errno.EAGAIN, ""), OSError(errno.EOPNOTSUPP, "")]
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
-def test_the_system_is_asked_for_exactly_what_will_be_read_and_before_its_turn(
-    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cold", [*NO_NOWAIT, 5])
+def test_a_cold_disk_is_asked_for_exactly_what_will_be_read_and_before_its_turn(
+    cold: OSError | int, tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_series(tmp_path, shape=(40, 16, 16))
     stack = stack_of(tmp_path, planned)
@@ -191,7 +239,11 @@ def test_the_system_is_asked_for_exactly_what_will_be_read_and_before_its_turn(
     def asked(_descriptor: int, offset: int, length: int, _advice: int) -> None:
         events.append(("asked", offset, length))
 
-    def counted(descriptor: int, buffers: Any, offset: int) -> int:
+    def counted(descriptor: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if flags:
+            if isinstance(cold, int):
+                return cold  # no more than so many bytes are in memory
+            raise cold
         events.append(("read", offset, memoryview(buffers[0]).nbytes))
         return preadv(descriptor, buffers, offset)
 
@@ -206,6 +258,31 @@ def test_the_system_is_asked_for_exactly_what_will_be_read_and_before_its_turn(
     # Before the n-th read, n + 15 more frames were asked for, as long as there are any.
     for number, place in enumerate(k for k, event in enumerate(events) if event[0] == "read"):
         assert place - number == min(number + 16, 40)
+
+
+def test_a_disk_that_gets_cold_is_asked_from_there_on(
+    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_series(tmp_path, shape=(40, 16, 16))
+    stack = stack_of(tmp_path, planned)
+    opens = {path.stat().st_ino: number for number, path in enumerate(paths)}
+    preadv, asked = os.preadv, []
+
+    def counted(descriptor: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if flags and opens[os.fstat(descriptor).st_ino] >= 10:
+            raise BlockingIOError(errno.EAGAIN, "")
+        return preadv(descriptor, buffers, offset)
+
+    def advised(descriptor: int, *_: int) -> None:
+        asked.append(opens[os.fstat(descriptor).st_ino])
+
+    monkeypatch.setattr(os, "preadv", counted)
+    monkeypatch.setattr(os, "posix_fadvise", advised)
+    voxels = dd.read_volume(stack).voxels
+
+    assert asked == list(range(10, 40))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(voxels, dd.read_volume(stack).voxels)
 
 
 def test_a_deflated_file_of_many_frames_is_inflated_once(
@@ -253,7 +330,7 @@ def test_there_is_no_second_copy_of_the_volume(
     header: dict[str, Any], options: dict[str, Any], tmp_path: Path, planned: Planned
 ) -> None:
     # A tenth of it is far above what threads and a few frames take, however they are scheduled.
-    stored = np.random.default_rng(0).integers(900, 2000, (2, 128, 128)).astype("u2")
+    stored = np.random.default_rng(0).integers(900, 2000, (2, 256, 256)).astype("u2")
     write_series(tmp_path, stored=np.tile(stored, (40, 1, 1)), **header)
     stack = stack_of(tmp_path, planned)
     dd.read_volume(stack, **options)  # imports what it needs
@@ -296,6 +373,51 @@ def test_any_number_of_threads_gives_the_same_voxels(
     np.testing.assert_array_equal(box.voxels, volume.voxels[1:5, 3:9, 4:5])
 
 
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("fill", ["air", "interpolate"])
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGLSLossless])
+def test_a_repaired_stack_is_the_same_on_any_number_of_threads(
+    syntax: str, fill: Any, workers: int, tmp_path: Path, planned: Planned
+) -> None:
+    stored = scene(7)
+    depths = [0, 2.5, 5, 7.5, 15, 17.5, 20]
+    paths = write_series(
+        tmp_path, stored=stored, transfer_syntax_uid=syntax,
+        positions=[(0.0, 0.0, z) for z in depths],
+    )  # fmt: skip
+    stack = stack_of(tmp_path, planned, dd.Policy(gap="repair", fill=fill))
+    threads = threading.active_count()
+
+    with counting_opens() as count:
+        volume = dd.read_volume(stack, workers=workers)
+
+    measured = stored - 1024.0
+    between = measured[3] + (measured[4] - measured[3]) * np.array([1, 2])[:, None, None] / 3
+    expected = between if fill == "interpolate" else np.full_like(between, -1024)
+    np.testing.assert_array_equal(volume.voxels[[0, 1, 2, 3, 6, 7, 8]], measured)
+    np.testing.assert_allclose(volume.voxels[4:6], expected, rtol=1e-5)
+    assert [count[str(path)] for path in paths] == [1] * 7
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_slices_of_several_encodings_keep_their_order(
+    workers: int, tmp_path: Path, planned: Planned
+) -> None:
+    # Plain words are read into the same memory: they are written before the next ones are.
+    stored = scene(9)
+    plain, packed = uid.ExplicitVRLittleEndian, uid.RLELossless
+    write_series(
+        tmp_path, stored=stored, bits_stored=12,
+        transfer_syntax_uid=Each(plain, plain, plain, packed, plain, packed, packed, plain, plain),
+    )  # fmt: skip
+    stack = stack_of(tmp_path, planned)
+
+    volume = dd.read_volume(stack, workers=workers)
+
+    np.testing.assert_array_equal(volume.voxels, stored - 1024.0)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_compressed_frames_are_decoded_on_threads_that_end_with_the_call(
     workers: int, tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
@@ -315,11 +437,11 @@ def test_compressed_frames_are_decoded_on_threads_that_end_with_the_call(
     dd.read_volume(stack, workers=workers)
 
     assert len(decoding) == workers
-    assert (threading.get_ident() in decoding) == (workers == 1)
+    assert threading.get_ident() in decoding
     assert threading.active_count() == before
 
 
-def test_plain_words_start_no_thread(
+def test_a_small_box_of_plain_words_starts_no_thread(
     tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_series(tmp_path)
@@ -327,6 +449,31 @@ def test_plain_words_start_no_thread(
     monkeypatch.setattr(threading.Thread, "start", None)
 
     assert dd.read_volume(stack, workers=4).voxels.shape == stack.shape
+
+
+@pytest.mark.parametrize(("workers", "more"), [(1, 0), (2, 1), (4, 1)])
+def test_a_thread_reads_at_least_16_mebibytes_of_plain_words(
+    workers: int, more: int, tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = np.random.default_rng(0).integers(0, 2**12, (2, 256, 256)).astype("u2")
+    paths = write_series(tmp_path, stored=np.tile(stored, (72, 1, 1)), slope=Each(*[1, 2, 3] * 48))
+    stack = stack_of(tmp_path, planned)  # 36 MiB of float32
+    start, started = threading.Thread.start, []
+
+    def counted(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+
+    with counting_opens() as count:
+        voxels = dd.read_volume(stack, workers=workers).voxels
+
+    # Besides the one that asks.
+    assert len(started) == more
+    assert [count[str(path)] for path in paths] == [1] * 144
+    slopes = np.tile([1, 2, 3], 48)[:, None, None]
+    np.testing.assert_array_equal(voxels, np.tile(stored, (72, 1, 1)) * slopes - 1024.0)
 
 
 @pytest.mark.parametrize("workers", [0, -1])
@@ -432,6 +579,40 @@ def test_the_first_error_is_that_of_the_first_slice(
     assert str(paths[min(damage)]) in str(caught.value)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_first_error_of_a_repaired_stack_is_that_of_its_first_slice(
+    workers: int, tmp_path: Path, planned: Planned
+) -> None:
+    paths = write_series(
+        tmp_path, stored=scene(), transfer_syntax_uid=uid.JPEGLSLossless,
+        positions=[(0.0, 0.0, z) for z in (0, 2.5, 5, 10, 12.5, 15)],
+    )  # fmt: skip
+    for path in (paths[2], paths[3], paths[5]):
+        cut(path)
+    spoil(paths[4])
+    stack = stack_of(tmp_path, planned, dd.Policy(gap="repair"))
+    files = len(os.listdir("/dev/fd"))
+
+    with pytest.raises(dd.PixelError, match=str(paths[2])):
+        dd.read_volume(stack, workers=workers)
+
+    assert len(os.listdir("/dev/fd")) == files
+
+
+def test_of_slices_that_are_read_together_the_first_that_does_not_fit_is_named(
+    tmp_path: Path, planned: Planned
+) -> None:
+    stored = np.full((9, 4, 4), 1000, "u2")
+    stored[[3, 5], 2, 1] = 60000
+    paths = write_series(tmp_path, stored=stored)
+    stack = stack_of(tmp_path, planned)
+
+    with pytest.raises(dd.RescaleError, match=f"{paths[3]}: outputs from -24 to 58976 do not fit"):
+        dd.read_volume(stack, dtype=np.int16)
+
+    assert dd.read_volume(stack, dd.Region(slice(0, 3)), dtype=np.int16).voxels.max() == -24
+
+
 @pytest.mark.unaccounted
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGLSLossless])
 def test_a_file_that_is_gone_is_told_when_its_turn_comes(
@@ -478,9 +659,9 @@ def test_memory_of_one_reader_is_not_that_of_another(tmp_path: Path) -> None:
     first, second = (dd.read_instance(path).frames[0] for path in paths)
 
     with FrameReader([first]) as one, FrameReader([second]) as other:
-        stored = one.read(first)()
+        stored = one.read([first])()
         before = stored.copy()
-        other.read(second)
+        other.read([second])
 
         np.testing.assert_array_equal(stored, before)
 
@@ -490,6 +671,6 @@ def test_a_frame_of_another_size_is_stale_however_its_file_is_open(tmp_path: Pat
     (frame,) = dd.read_instance(path).frames
 
     with FrameReader() as reader:
-        reader.read(frame)
+        reader.read([frame])
         with pytest.raises(dd.StaleError, match=str(path)):
-            reader.read(replace(frame, mtime_ns=frame.mtime_ns - 1))
+            reader.read([replace(frame, mtime_ns=frame.mtime_ns - 1)])

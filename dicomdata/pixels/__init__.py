@@ -14,13 +14,13 @@ from __future__ import annotations
 from dicomdata.pixels.comparison import Comparison, compare_decoders
 from dicomdata.pixels.decoders import syntax_name
 from dicomdata.pixels.reading import FrameReader, Pixels, read_stored
-from dicomdata.pixels.words import check_claim
+from dicomdata.pixels.words import check_claims
 
 __all__ = [
     "Comparison",
     "FrameReader",
     "Pixels",
-    "check_claim",
+    "check_claims",
     "compare_decoders",
     "read_stored",
     "syntax_name",

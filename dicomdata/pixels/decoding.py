@@ -6,7 +6,6 @@ afterwards: a contradiction is an error, never a guess about which of them is ri
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +83,8 @@ def read_encoded(frame: Frame, files: FrameFiles) -> Encoded:
         raise PixelError(
             f"{frame.path}: no decoder for Transfer Syntax {syntax_name(kind.transfer_syntax_uid)}"
         )
-    with files.opened(frame) as descriptor:
-        span = os.pread(descriptor, frame.length, frame.offset)
     try:
-        content = join_fragments(span)
+        content = join_fragments(files.read(frame))
     except ValueError as error:
         raise PixelError(
             f"{frame.path}: the fragments of Pixel Data are damaged: {error}"

@@ -69,7 +69,8 @@ def took_all(encoded: bytes, decoded: NDArray[Any]) -> bool:
     cost = int(costs.sum(axis=1, dtype=np.uint32).sum(dtype=np.int64))
     # Behind an FF of data stands a zero; those before the end marker are none of data (B.1.1.5).
     end = len(encoded[:-2].rstrip(b"\xff"))
-    data_bytes = end - scan.begin - encoded.count(b"\xff\0", scan.begin, end)
+    data = np.frombuffer(encoded, np.uint8, end - scan.begin, scan.begin)
+    data_bytes = len(data) - int(np.count_nonzero(data == 0xFF))
     # The last byte is filled up (F.1.2.3).
     filling = 8 * data_bytes - cost
     if not 0 <= filling < 8:

@@ -45,23 +45,32 @@ def decode_rle(encoded: bytes, stream: Codestream) -> NDArray[np.unsignedinteger
     Raises:
         ValueError: if a segment gives fewer or more bytes than there are pixels.
     """
-    import imagecodecs
-
-    width = stream.precision // 8
-    planes = np.empty((stream.rows * stream.columns, width), "u1")
+    width, pixels = stream.precision // 8, stream.rows * stream.columns
+    # Padding of zeros unpacks to zeros; a picture of another size is off by a row or a column.
+    too_many = pixels + min(stream.rows, stream.columns)
+    words, memory = np.zeros(pixels, f"u{width}"), np.empty(too_many, np.uint8)
     for number, segment in enumerate(_segments(encoded, width)):
-        unpacked = np.frombuffer(imagecodecs.packbits_decode(segment), "u1")
-        # Padding of zeros unpacks to zeros; a picture of another size is off by a row or a column.
-        padding = unpacked[len(planes) :]
-        if len(padding) >= min(stream.rows, stream.columns) or padding.any():
-            padding = padding[:0]
-        if len(unpacked) - len(padding) != len(planes):
+        unpacked = _unpack(segment, memory)
+        if not pixels <= len(unpacked) < too_many or unpacked[pixels:].any():
             raise ValueError(
                 f"RLE segment {number + 1} of {width} unpacks to {len(unpacked)} bytes, "
-                f"expected {len(planes)}"
+                f"expected {pixels}"
             )
-        planes[:, width - 1 - number] = unpacked[: len(planes)]
-    return planes.view(f"<u{width}").reshape(stream.rows, stream.columns)
+        if number:
+            np.left_shift(words, 8, out=words)
+        np.bitwise_or(words, unpacked[:pixels], out=words)
+    return words.reshape(stream.rows, stream.columns)
+
+
+def _unpack(segment: bytes, memory: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Unpack one segment into memory, or elsewhere if there is more of it."""
+    import imagecodecs
+
+    try:
+        unpacked = imagecodecs.packbits_decode(segment, out=memory.data)
+    except RuntimeError:
+        unpacked = imagecodecs.packbits_decode(segment)
+    return np.frombuffer(unpacked, np.uint8)
 
 
 def _segments(encoded: bytes, width: int) -> list[bytes]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from dicomdata.errors import PixelError
 from dicomdata.header import inflated_pixels
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from dicomdata.header import Frame, Kind
@@ -31,6 +34,8 @@ DENSEST = 1000
 
 _WIDTHS = (8, 16, 32)
 """Bits Allocated that are whole words."""
+
+_KIND = attrgetter("kind")
 
 
 def check_kind(frame: Frame) -> None:
@@ -58,23 +63,25 @@ def check_kind(frame: Frame) -> None:
         raise PixelError(f"{frame.path}: {kind.rows} x {kind.columns} is beyond what is decoded")
 
 
-def check_claim(frame: Frame) -> None:
-    """Hold the size that a frame claims against the bytes it has, without opening its file.
+def check_claims(frames: Iterable[Frame]) -> None:
+    """Hold the size that frames claim against the bytes they have, without opening a file.
 
     Raises:
-        PixelError: if they cannot hold what is claimed.
+        PixelError: of the first frame that cannot hold what is claimed.
     """
-    check_kind(frame)
-    kind = frame.kind
-    if kind.native:
-        held = min(frame.length, frame.size - frame.offset)
-        if held < kind.frame_bytes:
-            raise _cut_short(frame, held)
-    elif kind.frame_bytes > max(UNDOUBTED, DENSEST * frame.length):
-        raise PixelError(
-            f"{frame.path}: the pixels are {frame.length} bytes, too few for "
-            f"{kind.rows} x {kind.columns}"
-        )
+    for kind, those in groupby(frames, _KIND):
+        alike = list(those)
+        check_kind(alike[0])
+        native, frame_bytes = kind.native, kind.frame_bytes
+        for frame in alike:
+            held = min(frame.length, frame.size - frame.offset) if native else frame.length
+            if native and held < frame_bytes:
+                raise _cut_short(frame, held)
+            if not native and frame_bytes > max(UNDOUBTED, DENSEST * held):
+                raise PixelError(
+                    f"{frame.path}: the pixels are {held} bytes, too few for "
+                    f"{kind.rows} x {kind.columns}"
+                )
 
 
 def row_bytes(kind: Kind) -> int:
@@ -82,30 +89,39 @@ def row_bytes(kind: Kind) -> int:
     return kind.columns * kind.bits_allocated // 8
 
 
-def read_native(
-    frame: Frame, rows: range, files: FrameFiles, memory: NDArray[np.uint8]
+def read_bands(
+    frames: Sequence[Frame], box: tuple[range, range], files: FrameFiles, memory: NDArray[np.uint8]
 ) -> NDArray[np.integer[Any]]:
-    """Read a band of rows of plain words into `memory`: one read of no more than the band.
+    """Read bands of rows of plain words into `memory`: one read of no more than the band a frame.
 
     Args:
-        frame: whose pixels are native.
-        rows: which rows.
-        files: opens its file.
-        memory: as many bytes as the band has; the words that come back may lie in it.
+        frames: native, and of one kind.
+        box: which rows, and which columns of them come back.
+        files: opens their files.
+        memory: as many bytes as the bands have; what comes back may lie in it.
+
+    Returns:
+        (frames, rows, columns).
 
     Raises:
-        FileError, StaleError: as `FrameFiles.opened`.
+        FileError, StaleError: as `FrameFiles.fill`.
         PixelError: if the words are fewer, or far more, than the header says.
     """
-    kind = frame.kind
-    with files.opened(frame) as descriptor:
-        _check_length(descriptor, frame)
-        read = _read_pairs if kind.swapped_pairs else _read_bytes
-        count = read(descriptor, frame, rows.start * row_bytes(kind), memory)
-    if count != len(memory):
-        raise PixelError(f"{frame.path}: Pixel Data (7FE0,0010) could not be read to its end")
-    stored = _as_words(memory, kind).reshape(len(rows), kind.columns)
-    return unpacked(stored, kind, high_bit=kind.high_bit)
+    kind, (rows, columns) = frames[0].kind, box
+    begin, band = rows.start * row_bytes(kind), len(rows) * row_bytes(kind)
+    frame_bytes, places = kind.frame_bytes, memory.data
+    for number, frame in enumerate(frames):
+        place = places[number * band : (number + 1) * band]
+        if kind.swapped_pairs:
+            count = _fill_pairs(frame, begin, files, place)
+        else:
+            count = files.fill(frame, frame.offset + begin, place)
+        if frame.length != frame_bytes:
+            _check_excess(frame, files)
+        if count != band:
+            raise PixelError(f"{frame.path}: Pixel Data (7FE0,0010) could not be read to its end")
+    stored = _as_words(memory, kind).reshape(len(frames), len(rows), kind.columns)
+    return unpacked(stored[..., columns.start : columns.stop], kind, high_bit=kind.high_bit)
 
 
 def inflate(frame: Frame, files: FrameFiles) -> bytes:
@@ -152,23 +168,22 @@ def unpacked(
     unused = kind.bits_allocated - kind.bits_stored
     if not above and not unused:
         return native
-    # Shifted out at the top, then back down; the right shift of signed words keeps the sign.
     place = native if native.flags.writeable else np.empty_like(native)
+    if native.dtype.kind == "u" and high_bit == kind.bits_stored - 1:
+        np.bitwise_and(native, native.dtype.type(2**kind.bits_stored - 1), out=place)
+        return place
+    # Shifted out at the top, then back down; the right shift of signed words keeps the sign.
     np.left_shift(native, native.dtype.type(above), out=place)
     np.right_shift(place, native.dtype.type(unused), out=place)
     return place
 
 
-def _check_length(descriptor: int, frame: Frame) -> None:
-    """Hold the length of Pixel Data against what the header says of a frame."""
-    frame_bytes = frame.kind.frame_bytes
-    held = min(frame.length, frame.size - frame.offset)
-    if held < frame_bytes:
-        raise _cut_short(frame, held)
-    more = frame.length - frame_bytes
+def _check_excess(frame: Frame, files: FrameFiles) -> None:
+    """Refuse more bytes than the header says a frame has."""
+    more = frame.length - frame.kind.frame_bytes
     # One byte makes an odd length even (PS3.5 7.1.1), and a few are padding; as many again, or
     # fragments, tell of other pixels.
-    if more > 1 and (more >= frame_bytes or os.pread(descriptor, 4, frame.offset) == _ITEM):
+    if more > 1 and (more >= frame.kind.frame_bytes or files.head(frame, 4) == _ITEM):
         raise _too_long(frame)
 
 
@@ -186,22 +201,18 @@ def _too_long(frame: Frame) -> PixelError:
     )
 
 
-def _read_bytes(descriptor: int, frame: Frame, begin: int, memory: NDArray[np.uint8]) -> int:
-    """Fill `memory` from a place in the frame; give how many bytes there were."""
-    return os.preadv(descriptor, [memory.data], frame.offset + begin)
-
-
-def _read_pairs(descriptor: int, frame: Frame, begin: int, memory: NDArray[np.uint8]) -> int:
+def _fill_pairs(frame: Frame, begin: int, files: FrameFiles, place: memoryview) -> int:
     """Read bytes whose neighbours are swapped; pairs are counted from the first frame's first."""
     before = frame.number * frame.kind.frame_bytes
-    first, last = before + begin, before + begin + len(memory)
+    first, last = before + begin, before + begin + len(place)
     even = first - first % 2
-    words = os.pread(descriptor, last + last % 2 - even, frame.offset - before + even)
-    if len(words) != last + last % 2 - even:
+    pairs = np.empty((last + last % 2 - even) // 2, "u2")
+    words = pairs.view(np.uint8)
+    if files.fill(frame, frame.offset - before + even, words.data) != len(words):
         return 0
-    swapped = np.frombuffer(words, "u2").byteswap().view(np.uint8)
-    memory[:] = swapped[first - even : last - even]
-    return len(memory)
+    pairs.byteswap(inplace=True)
+    place[:] = words[first - even : last - even].data
+    return len(place)
 
 
 def _as_words(words: bytes | NDArray[np.uint8], kind: Kind) -> NDArray[np.integer[Any]]:

@@ -1,29 +1,30 @@
 """A Stack -> its voxels in output units, on a grid: `read_volume`, and the `Volume` it gives.
 
 Each file is opened once; of native frames only the rows of the region are read, of compressed
-ones only the frames. Voxels are written once, where they will be: besides the volume itself there
-is memory for a slice, and for each thread that decodes a few.
+ones only the frames. Voxels are written once, where they will be: besides the volume itself each
+thread has memory for a few slices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dicomdata.errors import RescaleError
 from dicomdata.geometry import lps_to_ras
-from dicomdata.pixels import FrameReader, check_claim
+from dicomdata.pixels import FrameReader, check_claims
 from dicomdata.regions import Region
 from dicomdata.rescale import Window
 from dicomdata.volume.resampling import resample
-from dicomdata.volume.threads import run, thread_count
+from dicomdata.volume.threads import in_order, run, thread_count
 from dicomdata.volume.units import Output, fill_value, write_output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     from dicomdata.stack import Stack
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.int16))
+
+_BLOCKS_A_THREAD = 4
+"""Parts that each thread's share of the slices is cut into, so that none has to wait long for one
+that got the harder slices."""
+
+_LEAST_BLOCK = 2**24
+"""Bytes of voxels of plain words below which a thread is not worth its beginning: 16 MiB take
+fifty times as long."""
 
 _WINDOW = "window"
 """Unit of voxels from 0 to 1, whatever they were measured in."""
@@ -90,8 +99,9 @@ def read_volume(  # noqa: PLR0913 - every step has something to choose, all of i
             "keep" or a number.
         window: (low, high) in output units, which become 0 and 1, as does all beyond: to the last
             bit what MONAI's `ScaleIntensityRange` makes of the volume. Only float32.
-        workers: threads that decode compressed frames. None is one a processor, 4 at most, and 1
-            in a worker of a DataLoader. Plain words need none: the disk is asked ahead of time.
+        workers: threads that decode compressed frames, or read plain words that lie in a file for
+            each slice and become 16 MiB of voxels a thread, or more. None is one a processor, 4 at
+            most, and 1 in a worker of a DataLoader.
 
     Raises:
         FileError: if a file cannot be read.
@@ -112,12 +122,11 @@ def read_volume(  # noqa: PLR0913 - every step has something to choose, all of i
     slices, rows, columns = ranges = box.within(stack.shape)
     frames = stack.frames if stack.sampling else stack.frames[slices.start : slices.stop]
     # Before memory is asked for: a header may claim anything.
-    for frame in frames:
-        check_claim(frame)
+    check_claims(frames)
     # Not zeros: numpy's fresh pages are touched once, when the values are written.
     voxels = np.empty((len(slices), len(rows), len(columns)), out_type)
     if stack.sampling or stack.shear:
-        _resample(stack, ranges, voxels, output)
+        _resample(stack, ranges, voxels, output, threads)
     else:
         _read_frames(frames, (rows, columns), voxels, output, threads)
     unit = stack.unit if window is None else _WINDOW
@@ -132,46 +141,94 @@ def _read_frames(
     threads: int,
 ) -> None:
     """Write rows and columns of frames into `voxels`, one slice each."""
-    rows, columns = box
+    if len({frame.path for frame in frames}) < len(frames):
+        # One reader, which opens a file once.
+        _read_block(frames, box, voxels, output, threads)
+        return
+    # Threads that share nothing do not wait for each other.
+    most = threads * _BLOCKS_A_THREAD if threads > 1 else 1
+    if any(frame.kind.native for frame in frames):
+        most = min(most, max(voxels.nbytes // _LEAST_BLOCK, 1))
+    count = min(most, len(frames))
+    ends = [len(frames) * number // count for number in range(count + 1)]
+    blocks = (
+        partial(_read_block, frames[first:stop], box, voxels[first:stop], output, 1)
+        for first, stop in pairwise(ends)
+    )
+    run(blocks, min(threads, count))
+
+
+def _read_block(
+    frames: Sequence[Frame],
+    box: tuple[range, range],
+    voxels: NDArray[Any],
+    output: Output,
+    threads: int,
+) -> None:
+    """Read frames one after the other; decode and write them on threads."""
     # Plain words share the reader's memory, so they are written before the next ones are read.
-    alone = len(frames) == 1 or any(frame.kind.native for frame in frames)
-    with FrameReader(frames, rows) as reader:
+    alone = any(frame.kind.native for frame in frames)
+    with FrameReader(frames, box) as reader:
         jobs = (
-            partial(_write, reader.read(frame, rows), frame, columns, out, output)
-            for frame, out in zip(frames, voxels, strict=True)
+            partial(_write, pixels, frames[piece], voxels[piece], output)
+            for piece, pixels in reader.pieces()
         )
         run(jobs, 1 if alone else min(threads, len(frames)))
 
 
-def _write(pixels: Pixels, frame: Frame, columns: range, out: NDArray[Any], output: Output) -> None:
-    """Write columns of what was read of a frame into `out`, in output units."""
-    stored = pixels()[:, columns.start : columns.stop]
+def _write(pixels: Pixels, frames: Sequence[Frame], out: NDArray[Any], output: Output) -> None:
+    """Write what was read of frames of one kind into `out`, in output units."""
+    stored = pixels()
     try:
-        write_output(stored, out, frame.kind, output)
+        write_output(stored, out, frames[0].kind, output)
     except RescaleError as error:
-        raise RescaleError(f"{frame.path}: {error}") from error
+        # One after the other, to tell which it was.
+        for frame, own, plane in zip(frames, stored, out, strict=True):
+            try:
+                write_output(own, plane, frame.kind, output)
+            except RescaleError as first:
+                raise RescaleError(f"{frame.path}: {first}") from first
+        raise RescaleError(f"{frames[0].path}: {error}") from error
+
+
+def _planes(
+    pixels: Pixels, frames: Sequence[Frame], shape: tuple[int, int], output: Output
+) -> NDArray[np.float32]:
+    """Give what was read of frames of one kind in output units, (frames, rows, columns)."""
+    planes = np.empty((len(frames), *shape), np.float32)
+    _write(pixels, frames, planes, output)
+    return planes
 
 
 def _resample(
-    stack: Stack, box: tuple[range, range, range], voxels: NDArray[Any], output: Output
+    stack: Stack,
+    box: tuple[range, range, range],
+    voxels: NDArray[Any],
+    output: Output,
+    threads: int,
 ) -> None:
     """Write a box of a repaired stack into `voxels`."""
     frames = stack.frames
     # What lies between two frames is interpolated in output units, and clipped when it is there.
     plain = replace(output, window=None)
-
-    def read(index: int, rows: range) -> NDArray[np.float32]:
-        plane = np.empty((len(rows), columns.stop - columns.start), np.float32)
-        _write(reader.read(frames[index], rows), frames[index], columns, plane, plain)
-        return plane
-
     # A shift along the rows needs columns beyond those of the box.
     columns = range(frames[0].kind.columns) if stack.shear else box[2]
     within = range(box[2].start - columns.start, box[2].stop - columns.start)
+
+    def read(indices: list[int], rows: range) -> Generator[NDArray[np.float32], None, None]:
+        wanted, shape = [frames[index] for index in indices], (len(rows), len(columns))
+        alone = any(frame.kind.native for frame in wanted)
+        with FrameReader(wanted, (rows, columns)) as reader:
+            jobs = (
+                partial(_planes, pixels, wanted[piece], shape, plain)
+                for piece, pixels in reader.pieces()
+            )
+            for planes in in_order(jobs, 1 if alone else threads):
+                yield from planes
+
     try:
         fill = fill_value(frames[0].kind, stack.unit, output.padding)
-        with FrameReader() as reader:
-            resample(stack, (box[0], box[1], within), read, voxels, fill)
+        resample(stack, (box[0], box[1], within), read, voxels, fill)
     except RescaleError as error:
         raise RescaleError(f"{frames[0].path}: {error}") from error
     if output.window is not None:

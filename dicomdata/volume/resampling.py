@@ -6,6 +6,7 @@ What is done is planned in `stack.repair`; here it is done to voxels, in float32
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +14,15 @@ import numpy as np
 from dicomdata.errors import RescaleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterator
 
     from numpy.typing import NDArray
 
     from dicomdata.stack import Stack
 
     Plane = NDArray[np.float32]
-    ReadPlane = Callable[[int, range], Plane]
-    """(frame, rows) -> output units of those rows of the frame, all columns."""
+    ReadPlanes = Callable[[list[int], range], Generator[Plane, None, None]]
+    """(frames, rows) -> output units of those rows of each frame, all columns."""
 
 _INT16 = np.iinfo(np.int16)
 
@@ -30,14 +31,14 @@ _WHOLE = 1e-4
 
 
 def resample(
-    stack: Stack, box: tuple[range, range, range], read: ReadPlane, out: NDArray[Any], fill: float
+    stack: Stack, box: tuple[range, range, range], read: ReadPlanes, out: NDArray[Any], fill: float
 ) -> None:
     """Write a box of a repaired stack into `out`, of the shape of the box.
 
     Args:
         stack: with `sampling`, `shear` or both.
         box: slices, rows and columns of its grid.
-        read: gives frames in output units; each is asked for once.
+        read: gives frames in output units, one after the other; asked once.
         out: float32, or int16 where all that comes out is whole and fits.
         fill: what lies where no frame does.
 
@@ -45,25 +46,26 @@ def resample(
         RescaleError: if `out` is int16 and a voxel is not whole or does not fit.
     """
     slices, rows, columns = box
-    planes = _Planes(read, _needed_rows(stack, slices, rows))
-    places = stack.sampling or tuple(map(float, range(stack.shape[0])))
-    for k, number in enumerate(slices):
-        place = places[number]
-        if place is None:
-            plane = np.full((len(rows), len(columns)), fill, np.float32)
-        else:
-            row, column = stack.shear.at(number) if stack.shear else (0.0, 0.0)
-            plane = _shifted(planes.at(place), planes.rows.start + row, rows, fill)
-            plane = _shifted(plane.T, column, columns, fill).T
-        out[k] = _as_int16(plane) if out.dtype == np.int16 else plane
+    every = stack.sampling or tuple(map(float, range(stack.shape[0])))
+    places = [every[number] for number in slices]
+    frames, needed = _needed_frames(places), _needed_rows(stack, slices, rows)
+    with closing(read(frames, needed)) as coming:
+        planes = _Planes(zip(frames, coming, strict=True))
+        for k, (number, place) in enumerate(zip(slices, places, strict=True)):
+            if place is None:
+                plane = np.full((len(rows), len(columns)), fill, np.float32)
+            else:
+                row, column = stack.shear.at(number) if stack.shear else (0.0, 0.0)
+                plane = _shifted(planes.at(place), needed.start + row, rows, fill)
+                plane = _shifted(plane.T, column, columns, fill).T
+            out[k] = _as_int16(plane) if out.dtype == np.int16 else plane
 
 
 class _Planes:
     """Frames in output units, each read once, for slices that are asked for in order."""
 
-    def __init__(self, read: ReadPlane, rows: range) -> None:
-        self.rows = rows
-        self._read = read
+    def __init__(self, coming: Iterator[tuple[int, Plane]]) -> None:
+        self._coming = coming
         self._kept: dict[int, Plane] = {}
 
     def at(self, place: float) -> Plane:
@@ -74,9 +76,16 @@ class _Planes:
         return plane + (self._frame(below + 1) - plane) * share if share else plane
 
     def _frame(self, index: int) -> Plane:
-        if index not in self._kept:
-            self._kept[index] = self._read(index, self.rows)
+        while index not in self._kept:
+            number, plane = next(self._coming)
+            self._kept[number] = plane
         return self._kept[index]
+
+
+def _needed_frames(places: list[float | None]) -> list[int]:
+    """Give the frames that slices at some places are made of, in order."""
+    known = [place for place in places if place is not None]
+    return sorted({math.floor(place) for place in known} | {math.ceil(place) for place in known})
 
 
 def _needed_rows(stack: Stack, slices: range, rows: range) -> range:

@@ -1,4 +1,4 @@
-"""Threads that decode: made for one call and gone with it, so that none is carried over a fork."""
+"""Threads that read: made for one call and gone with it, so that none is carried over a fork."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import os
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeAlias
+from operator import itemgetter
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
 
 Job: TypeAlias = "Callable[[], None]"
 
+Result = TypeVar("Result")
+
 _MOST_THREADS = 4
 """Threads of a call that was not told how many: beyond, the call would take the machine over."""
 
-_JOBS_A_THREAD = 2
-"""Jobs that are made before they are due, so that no thread waits for a file to be read."""
-
 
 def thread_count(workers: int | None) -> int:
-    """Give how many threads may decode: as many as are asked for, or as there are processors.
+    """Give how many threads may read: as many as are asked for, or as there are processors.
 
     Args:
         workers: how many; None is one a processor that this process may use, 4 at most, and one
@@ -45,24 +46,50 @@ def thread_count(workers: int | None) -> int:
 
 
 def run(jobs: Iterable[Job], threads: int) -> None:
-    """Do jobs, on threads if there are to be several; they are made here, one after the other.
+    """Do jobs on several threads, this one among them; each takes the next one when it is free.
+
+    Jobs are made one after the other, by whichever thread is free: what making them uses needs
+    no lock of its own.
 
     Raises:
-        Exception: the first in the order of the jobs, be it of making or of doing one; those that
-            have begun come to their end first.
+        BaseException: the first in the order of the jobs, be it of making or of doing one; those
+            that have begun come to their end first.
+    """
+    line = _Line(jobs)
+    others = [Thread(target=line.work) for _ in range(threads - 1)]
+    try:
+        for thread in others:
+            thread.start()
+        line.work()
+    finally:
+        line.close()
+        for thread in others:
+            if thread.ident is not None:
+                thread.join()
+    if line.failures:
+        raise min(line.failures, key=itemgetter(0))[1]
+
+
+def in_order(jobs: Iterable[Callable[[], Result]], threads: int) -> Generator[Result, None, None]:
+    """Do jobs on threads, a few ahead of what is asked for; give their results in order.
+
+    Raises:
+        Exception: the first in the order of the jobs, be it of making or of doing one.
     """
     if threads == 1:
         for job in jobs:
-            job()
+            yield job()
         return
     with ThreadPoolExecutor(threads) as pool:
-        for done in _submitted(jobs, pool, threads * _JOBS_A_THREAD):
-            done.result()
+        for done in _submitted(jobs, pool, threads):
+            yield done.result()
 
 
-def _submitted(jobs: Iterable[Job], pool: ThreadPoolExecutor, most: int) -> Iterator[Future[None]]:
+def _submitted(
+    jobs: Iterable[Callable[[], Result]], pool: ThreadPoolExecutor, most: int
+) -> Iterator[Future[Result]]:
     """Give jobs to the threads, `most` of them ahead; give back in order what became of them."""
-    pending: deque[Future[None]] = deque()
+    pending: deque[Future[Result]] = deque()
     try:
         for job in jobs:
             pending.append(pool.submit(job))
@@ -73,3 +100,37 @@ def _submitted(jobs: Iterable[Job], pool: ThreadPoolExecutor, most: int) -> Iter
         yield from pending
         raise
     yield from pending
+
+
+class _Line:
+    """Jobs that wait to be done."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self.failures: list[tuple[int, BaseException]] = []
+        """Number of a job, and what was raised when it was made or done."""
+        self._jobs = iter(jobs)
+        self._taken = 0
+        self._closed = False
+        self._lock = Lock()
+
+    def work(self) -> None:
+        """Do one job after the other, until there is none or one has failed."""
+        number = 0
+        try:
+            while True:
+                with self._lock:
+                    if self._closed:
+                        return
+                    self._taken = number = self._taken + 1
+                    job = next(self._jobs, None)
+                if job is None:
+                    return
+                job()
+        # Whatever it is: a thread that is gone without a word would leave slices unwritten.
+        except BaseException as error:  # noqa: BLE001
+            self.failures.append((number, error))
+            self.close()
+
+    def close(self) -> None:
+        """Give out no more jobs."""
+        self._closed = True
