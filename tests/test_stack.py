@@ -858,6 +858,19 @@ def test_every_stack_of_a_plan_has_an_id_of_its_own(tmp_path: Path, planned: Pla
     assert len(ids) == len(set(ids))
 
 
+def test_copies_of_instances_in_another_pixel_format_have_an_id_of_their_own(
+    tmp_path: Path, planned: Planned
+) -> None:
+    stored = ramp((5, 4, 6))
+    write_series(tmp_path / "signed", stored=stored.astype(np.int16))
+    write_series(tmp_path / "unsigned", stored=stored, bits_stored=12)
+
+    signed, unsigned = planned(tmp_path).stacks
+
+    assert signed.sop_instance_uids == unsigned.sop_instance_uids
+    assert signed.id != unsigned.id
+
+
 def test_items_are_plain_strings_and_numbers(tmp_path: Path, planned: Planned) -> None:
     write_series(tmp_path)
     plan = planned(tmp_path)
