@@ -18,6 +18,8 @@ from dicomdata.errors import GeometryError
 from dicomdata.geometry import lps_to_ras
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from dicomdata.volume import Volume
@@ -38,8 +40,12 @@ def to_metatensor(volume: Volume, *, dtype: torch.dtype | None = torch.float32) 
     voxels = volume.voxels if volume.voxels.flags.writeable else volume.voxels.copy()
     # Converted before the axes are turned: this way memory stays in order.
     tensor = torch.from_numpy(voxels).to(dtype=dtype)
-    meta = {**describe(volume), str(MetaKeys.ORIGINAL_CHANNEL_DIM): 0}
-    return MetaTensor(tensor.permute(2, 1, 0)[None], meta=meta)
+    return MetaTensor(tensor.permute(2, 1, 0)[None], meta=metadata(volume))
+
+
+def metadata(volume: Volume) -> dict[str, Any]:
+    """Give what the `MetaTensor` of a volume says."""
+    return {**describe(volume), str(MetaKeys.ORIGINAL_CHANNEL_DIM): 0}
 
 
 def describe(volume: Volume) -> dict[str, Any]:
@@ -97,8 +103,18 @@ def from_metatensor(tensor: torch.Tensor) -> PlacedVoxels:
             f"apart with decollate_batch, and channels one by one"
         )
     voxels = tensor.as_tensor().detach().cpu().numpy()[0].transpose(2, 1, 0)
-    affine = np.asarray(tensor.affine.cpu().numpy()[:, _SWAPPED], np.float64)
+    return PlacedVoxels(voxels, affine_lps_of(tensor, _SWAPPED[:3]))
+
+
+def affine_lps_of(tensor: MetaTensor, axes: Sequence[int]) -> NDArray[np.float64]:
+    """Give the (4, 4) affine of a tensor for its spatial axes in another order, read-only.
+
+    Args:
+        tensor: with an affine of three spatial axes, which are counted from 0.
+        axes: their order: (2, 1, 0) for an affine of (slice, row, column, 1).
+    """
+    affine = np.asarray(tensor.affine.cpu().numpy()[:, [*axes, 3]], np.float64)
     if tensor.meta.get(MetaKeys.SPACE) != SpaceKeys.LPS:
         affine = lps_to_ras(affine)  # its own inverse
     affine.flags.writeable = False
-    return PlacedVoxels(voxels, affine)
+    return affine

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from dicomdata.cache import DiskCache
 from dicomdata.cache.damage import DamagedEntryError
 from dicomdata.cache.entry import CHUNK, METADATA, read_entry
+from dicomdata.cache.opened import OpenFiles
+from dicomdata.cache.raw import RawFile, write_raw
 from dicomdata.cache.small import CHUNK_SHAPE, read_small, small_codecs, write_small
 from dicomdata.catalog import scan
 from dicomdata.errors import CacheError
@@ -44,6 +46,20 @@ def make_stack(folder: Path, shape: tuple[int, ...] = (5, 4, 6), **changes: Any)
     return plan_stacks(scan(folder, progress=False)).stacks[0]
 
 
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """List the lengths of all that is read from a place in a file."""
+    reads: list[int] = []
+    pread = os.pread
+
+    def counted(handle: int, length: int, offset: int) -> bytes:
+        reads.append(length)
+        return pread(handle, length, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    return reads
+
+
 def entry_of(folder: Path) -> Path:
     """Give the one entry of a cache."""
     (entry,) = (folder / "volumes").iterdir()
@@ -51,7 +67,8 @@ def entry_of(folder: Path) -> Path:
 
 
 def entry_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Tell the bytes of the entries of a cache."""
+    return sum(file.stat().st_size for file in folder.glob("volumes/*/*"))
 
 
 # --- zarr ---------------------------------------------------------------------------------------
@@ -140,49 +157,55 @@ def test_small_is_smaller_and_bounded_by_what_it_really_takes(tmp_path: Path) ->
     assert 1 <= bounded.statistics().evictions <= 2
 
 
-def test_a_box_reads_the_chunks_it_touches_and_the_index(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_box_reads_the_chunks_it_touches_and_the_index(tmp_path: Path, reads: list[int]) -> None:
     stack = make_stack(tmp_path / "series", (64, 128, 192))
     cache = DiskCache(tmp_path / "cache", layout="small")
     cache.get(stack, read_volume)
-    chunks = 2 * 2 * 3
-    reads: list[int] = []
-    pread = os.pread
+    chunks = 2 * 4 * 6
 
-    def counted(handle: int, length: int, offset: int) -> bytes:
-        reads.append(length)
-        return pread(handle, length, offset)
-
-    monkeypatch.setattr(os, "pread", counted)
+    reads.clear()
     volume = cache.get(stack, read_volume, Region(slice(8, 24), slice(60, 70), slice(64, 128)))
 
-    # One chunk of slices, two of rows, one of columns; and 16 bytes a chunk of index.
-    assert len(reads) == 1 + 2
+    # One chunk of slices, two of rows, two of columns; and 16 bytes a chunk of index.
+    assert len(reads) == 1 + 4
     assert reads[0] == 16 * chunks + 4
-    assert sum(reads) < 0.3 * entry_bytes(tmp_path / "cache")
+    assert sum(reads) < 0.15 * entry_bytes(tmp_path / "cache")
     assert volume.voxels.shape == (16, 10, 64)
 
 
-def test_a_box_of_plain_voxels_reads_its_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_box_of_plain_voxels_that_are_not_mapped_reads_its_rows(
+    tmp_path: Path, reads: list[int]
 ) -> None:
-    stack = make_stack(tmp_path / "series", (64, 128, 192))
-    cache = DiskCache(tmp_path / "cache")
-    box = Region(slice(8, 24), slice(60, 70), slice(64, 128))
-    cache.get(stack, read_volume)
-    cache.get(stack, read_volume)
-    reads: list[int] = []
-    preadv = os.preadv
+    array = np.arange(64 * 128 * 192, dtype=np.int16).reshape(64, 128, 192)
+    with (tmp_path / "chunk").open("wb") as file:
+        write_raw(file, array)
 
-    def counted(handle: int, buffers: Any, offset: int) -> int:
-        reads.append(preadv(handle, buffers, offset))
-        return reads[-1]
+    reads.clear()
+    with (tmp_path / "chunk").open("rb") as written:
+        box = range(8, 24), range(60, 70), range(64, 128)
+        found = RawFile(written, array.shape, array.dtype).read(box, np.dtype(np.float32))
 
-    monkeypatch.setattr(os, "preadv", counted)
-    cache.get(stack, read_volume, box)
-
+    np.testing.assert_array_equal(found, array[8:24, 60:70, 64:128])
     assert reads == [10 * 192 * 2] * 16
+
+
+@pytest.mark.parametrize("processors", [1, 4])
+def test_many_chunks_are_shared_out_among_threads(
+    processors: int, tmp_path: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (70, 100, 100), np.int16)
+    out = np.empty(array.shape, np.float32)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(processors), raising=False)
+    with (tmp_path / "chunk").open("wb") as file:
+        write_small(file, array)
+
+    reads.clear()
+    with (tmp_path / "chunk").open("rb") as written:
+        read_small(written, array.shape, array.dtype, (range(70), range(100), range(100)), out)
+
+    np.testing.assert_array_equal(out, array)
+    # The index, and each of the 3 x 4 x 4 chunks once.
+    assert len(reads) == 1 + 48
 
 
 # --- damage -------------------------------------------------------------------------------------
@@ -204,7 +227,7 @@ def test_every_flipped_bit_is_noticed(layout: Any, name: str, tmp_path: Path) ->
         flipped[bit // 8] ^= 1 << bit % 8
         (entry / name).write_bytes(flipped)
         try:
-            served.append(read_entry(str(entry), key, stack, verified=set()))
+            served.append(read_entry(str(entry), key, stack, opened=OpenFiles()))
         except DamagedEntryError:
             continue
 

@@ -17,7 +17,7 @@ import pytest
 
 from dicomdata.cache import MemoryCache
 from dicomdata.cache.memory import ProcessCache
-from dicomdata.cache.shared import find_room
+from dicomdata.cache.shared import Room, find_room, share_folder
 from dicomdata.catalog import scan
 from dicomdata.errors import DicomDataWarning
 from dicomdata.stack import Stack, plan_stacks
@@ -26,7 +26,7 @@ from dicomdata.testing.phantoms import write_series
 from dicomdata.volume import read_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 VOLUME_BYTES = 5 * 64 * 64 * 2
 """Of each volume here, kept as int16."""
@@ -231,6 +231,160 @@ def test_the_memory_of_a_killed_process_is_given_back_by_the_next_cache(
 
     assert not left.exists()
     assert not Path(f"{left}.lock").exists()
+
+
+# --- shared by ranks ----------------------------------------------------------------------------
+
+
+RANK = """
+import functools, os, sys
+from dicomdata.cache import MemoryCache
+from dicomdata.catalog import scan
+from dicomdata.stack import plan_stacks
+from dicomdata.testing.contracts import logged_read
+
+cache = MemoryCache(name="training")
+stacks = plan_stacks(scan(sys.argv[1], progress=False)).stacks
+read = functools.partial(logged_read, log=sys.argv[2])
+for line in sys.stdin:
+    if line == "read\\n":
+        for stack in stacks:
+            cache.get(stack, read)
+    if line == "end\\n":
+        break
+    print(cache._shared.path, cache.statistics().hits, flush=True)
+"""
+"""A process as torchrun starts one for each rank: it does what it is told, and says where."""
+
+
+class Rank:
+    """One of them."""
+
+    def __init__(self, root: str, log: Path, **environment: str) -> None:
+        argv = [sys.executable, "-c", RANK, root, str(log)]
+        self.process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+
+    def tell(self, what: str) -> tuple[Path, int]:
+        """Have it do something, and give where it keeps volumes, and how many it found there."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        path, hits = self.process.stdout.readline().split()
+        return Path(path), int(hits)
+
+    def end(self) -> None:
+        """Let it end in order."""
+        self.process.communicate("end\n")
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def start(stacks: list[Stack], tmp_path: Path) -> Iterator[Callable[[str], Rank]]:
+    """Give a function that starts a rank of a run, which ends with the test."""
+    ranks = []
+
+    def start(run: str) -> Rank:
+        rank = Rank(stacks[0].root, tmp_path / "log", TORCHELASTIC_RUN_ID=run)
+        ranks.append(rank)
+        return rank
+
+    yield start
+    for rank in ranks:
+        if rank.process.poll() is None:
+            rank.kill()
+
+
+def test_ranks_share_what_one_of_them_kept_until_the_last_ends(
+    start: Callable[[str], Rank], tmp_path: Path
+) -> None:
+    run = tmp_path.name
+    one, two = start(run), start(run)
+
+    folder, _ = one.tell("read")
+    there, hits = two.tell("read")
+
+    assert (there, hits) == (folder, 8)
+    assert count_reads(tmp_path / "log") == 8
+    one.end()
+    assert folder.is_dir()
+    assert two.tell("read")[1] == 16
+    two.end()
+    assert not folder.exists()
+    assert not Path(f"{folder}.lock").exists()
+
+
+def test_another_run_has_memory_of_its_own_and_can_take_none_away(
+    start: Callable[[str], Rank], tmp_path: Path
+) -> None:
+    one, other = start(f"{tmp_path.name} 1"), start(f"{tmp_path.name} 2")
+    folder, _ = one.tell("read")
+
+    elsewhere, hits = other.tell("read")
+    other.end()
+
+    assert elsewhere != folder
+    assert hits == 0
+    assert not elsewhere.exists()
+    assert one.tell("read")[1] == 8
+
+
+def test_the_memory_of_ranks_that_were_all_killed_is_given_back_by_the_next_cache(
+    start: Callable[[str], Rank], tmp_path: Path
+) -> None:
+    one, two = start(tmp_path.name), start(tmp_path.name)
+    folder, _ = one.tell("read")
+    two.tell("read")
+
+    one.kill()
+    MemoryCache()
+    assert two.tell("read")[1] == 16
+    two.kill()
+    assert folder.is_dir()
+    MemoryCache()
+
+    assert not folder.exists()
+
+
+def test_a_name_is_shared_within_a_process_and_by_copies(
+    stacks: list[Stack], tmp_path: Path
+) -> None:
+    one, two = MemoryCache(name=tmp_path.name), MemoryCache("1 GB", name=tmp_path.name)
+    one.get(stacks[0], read_volume)
+    folder = folder_of(one)
+
+    copy = pickle.loads(pickle.dumps(two))
+    for cache in (two, copy):
+        cache.get(stacks[0], read_volume)
+
+    assert folder_of(two) == folder_of(copy) == folder
+    assert (two.statistics().hits, copy.statistics().hits) == (1, 1)
+    assert (copy.name, copy.max_bytes) == (tmp_path.name, 10**9)
+    del one, two, cache
+    assert folder.is_dir()
+    del copy
+    assert not folder.exists()
+
+
+def test_who_comes_to_a_name_later_takes_the_bound_that_was_found_first(tmp_path: Path) -> None:
+    assert find_room(1, [str(tmp_path)], name="training") is not None
+    first = share_folder(Room(str(tmp_path), 1000), "training")
+
+    # By now the first has filled the place: there is no room, and none is needed.
+    room = find_room(2**60, [str(tmp_path)], name="training")
+
+    assert room is not None
+    assert share_folder(room, "training").room == first.room == 1000
 
 
 # --- room, and whose it is ----------------------------------------------------------------------

@@ -44,9 +44,10 @@ class VolumeCache(Protocol):
 
     Contract, checked for each cache by `dicomdata.testing.contracts.CacheContract`:
 
-    * transparent: what `get` returns equals what `read` returns, dtype and every bit;
+    * transparent: what `get` returns equals what `read` returns, dtype and every bit, and all
+      that a `TransformedVolume` says;
     * sparing: a box is cut from the volume that is kept, and no more than the box is converted;
-      where none is kept, the box alone is read, and nothing is kept;
+      where none is kept, the box alone is read, and nothing is kept unless the cache was told to;
     * safe: its voxels are the caller's own to write to, and the kept copy never changes;
     * fresh: where a source file changed since the stack was planned, `read` is called, which
       raises `StaleError` or gives the truth; neither is kept for the stack as it was;

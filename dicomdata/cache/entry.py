@@ -9,6 +9,7 @@ zarr has no words for is in the attributes, with a digest of all of ``zarr.json`
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import time
 from contextlib import suppress
@@ -20,6 +21,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from dicomdata.cache.damage import DamagedEntryError
+from dicomdata.cache.kept import Made, given
+from dicomdata.cache.mounts import is_local
+from dicomdata.cache.opened import MARK
 from dicomdata.cache.raw import RawFile, raw_codecs, write_raw
 from dicomdata.cache.small import read_small, shard_shape, small_codecs, write_small
 from dicomdata.regions import Region
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
     from dicomdata.cache.damage import Box
     from dicomdata.cache.kept import Kept
+    from dicomdata.cache.opened import OpenFile, OpenFiles
     from dicomdata.stack import Stack
 
 METADATA = "zarr.json"
@@ -90,6 +95,9 @@ class Description:
     layout: Layout
     """How the voxels lie in their file."""
 
+    made: Made | None
+    """What transforms made of it; None where it is as it was read."""
+
 
 def write_entry(folder: str, entry: NewEntry, *, durable: bool) -> None:
     """Write an entry into `folder`, which is there and empty; if `durable`, wait for the disk.
@@ -115,7 +123,7 @@ def read_entry(
     key: str,
     stack: Stack,
     *,
-    verified: set[tuple[str, int, int]],
+    opened: OpenFiles,
     region: Region | None = None,
 ) -> Volume | None:
     """Read an entry back, as the volume it was, or a box of it.
@@ -127,7 +135,7 @@ def read_entry(
         folder: the entry.
         key: what it must have been kept under.
         stack: whose volume it is.
-        verified: entries whose checksum needs no second look; this one is added.
+        opened: what this process knows of the files it read from; this one is added.
         region: which box of the stack; all that is kept by default.
 
     Returns:
@@ -140,17 +148,14 @@ def read_entry(
         OSError: if it cannot be read.
     """
     said = describe_entry(folder, key)
-    if region is not None and said.shape != stack.shape:
+    if region is not None and (said.made is not None or said.shape != stack.shape):
         return None
     box = (region or Region()).within(said.shape)
     with open(os.path.join(folder, CHUNK), "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        seen = (key, status.st_ino, status.st_mtime_ns)
-        voxels = _read_box(file, said, box, verify=seen not in verified)
-    verified.add(seen)
+        voxels = _read_box(file, said, box, opened.known(file))
     _mark_used(folder)
     valid = said.valid[box[0].start : box[0].stop].copy()
-    return Volume(voxels, said.unit, valid, stack, region or said.region)
+    return given(Volume(voxels, said.unit, valid, stack, region or said.region), said.made)
 
 
 def describe_entry(folder: str, key: str) -> Description:
@@ -182,30 +187,42 @@ def check_entry(folder: str, key: str) -> None:
     """
     said = describe_entry(folder, key)
     with open(os.path.join(folder, CHUNK), "rb", buffering=0) as file:
-        _read_box(file, said, Region().within(said.shape), verify=True)
+        whole = Region().within(said.shape)
+        if said.layout == "raw":
+            RawFile(file, said.shape, said.kept_dtype).verify()
+        else:
+            read_small(file, said.shape, said.kept_dtype, whole, np.empty(said.shape, said.dtype))
 
 
-def _read_box(file: IO[bytes], said: Description, box: Box, *, verify: bool) -> NDArray[Any]:
+def _read_box(file: IO[bytes], said: Description, box: Box, known: OpenFile) -> NDArray[Any]:
     if said.layout == "small":
         voxels = np.empty(tuple(map(len, box)), said.dtype)
         # The checksum of each chunk is compared whenever it is decompressed.
         read_small(file, said.shape, said.kept_dtype, box, voxels)
         return voxels
     raw = RawFile(file, said.shape, said.kept_dtype)
-    whole = tuple(map(len, box)) == said.shape
-    if verify and whole and said.kept_dtype != said.dtype:
-        voxels = np.empty(said.shape, said.dtype)
-        raw.verify(voxels)
-        return voxels
-    if verify:
-        raw.verify()
-    return raw.map() if whole and said.kept_dtype == said.dtype else raw.read(box, said.dtype)
+    whole, same = tuple(map(len, box)) == said.shape, said.kept_dtype == said.dtype
+    if known.needs_check():
+        # What must be converted anyway is, while it is read for its checksum.
+        converted = np.empty(said.shape, said.dtype) if whole and not same else None
+        raw.verify(converted)
+        known.note_check()
+        if converted is not None:
+            return converted
+    if not is_local(os.path.dirname(os.path.dirname(known.path))) or (whole and not same):
+        return raw.read(box, said.dtype)
+    if whole:
+        return raw.map()
+    if known.pages is None:
+        known.pages = raw.map(mmap.ACCESS_READ)
+    slices, rows, columns = (slice(indices.start, indices.stop) for indices in box)
+    return known.pages[slices, rows, columns].astype(said.dtype, order="C")
 
 
 def use_and_size(entry: str) -> tuple[int, int]:
     """Tell when an entry was last used, in ns, and how many bytes it takes; 0 once it is gone."""
     used = size = 0
-    for file in (METADATA, CHUNK):
+    for file in (METADATA, CHUNK, MARK):
         # Another process may drop the entry meanwhile; what is half gone leaves first.
         with suppress(OSError):
             status = os.stat(os.path.join(entry, file))
@@ -248,6 +265,7 @@ def _document(entry: NewEntry) -> dict[str, Any]:
         "region": [[axis.start, axis.stop] for axis in kept.region.axes],
         "affine_lps": entry.volume.affine_lps.tolist(),
         "layout": entry.layout,
+        "sample": None if kept.made is None else kept.made.sample,
     }
     small = entry.layout == "small"
     document = {
@@ -294,4 +312,14 @@ def _parse(content: bytes) -> Description:
         valid=np.array(ours["valid"], np.bool_),
         region=Region(*(slice(*ends) for ends in ours["region"])),
         layout=ours["layout"],
+        made=_parse_made(ours),
     )
+
+
+def _parse_made(ours: dict[str, Any]) -> Made | None:
+    sample = ours.get("sample")
+    if sample is None:
+        return None
+    affine = np.array(ours["affine_lps"], np.float64)
+    affine.flags.writeable = False
+    return Made(sample, affine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,40 @@ if TYPE_CHECKING:
 
     from dicomdata.regions import Region
     from dicomdata.stack import Stack
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """What transforms made of a volume, besides the voxels."""
+
+    sample: str
+    """All else there is to it, as JSON text: for who transformed it to read."""
+
+    affine_lps: NDArray[np.float64]
+    """(4, 4), read-only: indices of the voxels and 1 -> LPS mm; of several channels, which follow
+    each other along the first axis, for the first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TransformedVolume(Volume):
+    """What transforms made of a volume, voxels of a shape of their own: what caches can keep."""
+
+    made: Made = field(kw_only=True)
+    """What it is besides its voxels."""
+
+    @property
+    def affine_lps(self) -> NDArray[np.float64]:
+        """(4, 4), read-only: indices of `voxels` and 1 -> LPS mm."""
+        return self.made.affine_lps
+
+
+def given(volume: Volume, made: Made | None) -> Volume:
+    """Give back what was kept: a volume, or what transforms made of one."""
+    if made is None:
+        return volume
+    return TransformedVolume(
+        volume.voxels, volume.unit, volume.valid, volume.stack, volume.region, made=made
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +70,9 @@ class Kept:
     region: Region
     """Which box of the stack it is."""
 
+    made: Made | None = None
+    """What transforms made of it; None where it is as it was read."""
+
     def volume(self, stack: Stack, region: Region | None = None) -> Volume:
         """Give what was kept, or a box of it: no other voxel is copied or converted.
 
@@ -50,9 +87,9 @@ class Kept:
             ValueError: if the region is empty.
         """
         if region is None:
-            return Volume(
-                self.voxels.astype(self.dtype), self.unit, self.valid.copy(), stack, self.region
-            )
+            whole = self.voxels.astype(self.dtype)
+            volume = Volume(whole, self.unit, self.valid.copy(), stack, self.region)
+            return given(volume, self.made)
         ranges = region.within(stack.shape)
         slices, rows, columns = (slice(indices.start, indices.stop) for indices in ranges)
         voxels = self.voxels[slices, rows, columns].astype(self.dtype, order="C")
@@ -60,7 +97,7 @@ class Kept:
 
     def has(self, region: Region | None, stack: Stack) -> bool:
         """Whether a box of the stack can be cut from what was kept: not where that is a box."""
-        return region is None or self.voxels.shape == stack.shape
+        return region is None or (self.made is None and self.voxels.shape == stack.shape)
 
 
 def keep(volume: Volume) -> Kept:
@@ -74,7 +111,8 @@ def keep(volume: Volume) -> Kept:
         raise CacheError(f"voxels of type {voxels.dtype} cannot be kept")
     exact = as_int16(voxels) if voxels.dtype == np.float32 else None
     smallest = np.ascontiguousarray(voxels) if exact is None else exact
-    return Kept(smallest, voxels.dtype, volume.unit, volume.valid.copy(), volume.region)
+    made = volume.made if isinstance(volume, TransformedVolume) else None
+    return Kept(smallest, voxels.dtype, volume.unit, volume.valid.copy(), volume.region, made)
 
 
 def as_int16(voxels: NDArray[np.float32]) -> NDArray[np.int16] | None:

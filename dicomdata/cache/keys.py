@@ -1,13 +1,12 @@
-"""What a volume is kept under, whether its sources are still the same, and sizes in words."""
+"""What a volume is kept under, and sizes in words."""
 
 from __future__ import annotations
 
 import inspect
-import os
 import re
 from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 
@@ -23,8 +22,20 @@ if TYPE_CHECKING:
 _FORMAT = 1
 """Raised when what is kept, or how, changes: entries of other versions are never looked at."""
 
+_T = TypeVar("_T")
+
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b\s*", re.IGNORECASE)
 _POWERS = {letter: power for power, letter in enumerate(" kmgtp")}
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """An argument of a reading function that says itself what volumes are to be kept under."""
+
+    @property
+    def cache_text(self) -> str:
+        """All of it that decides the voxels, as text."""
+        ...
 
 
 def cache_key(stack: Stack, read: Read) -> str:
@@ -56,21 +67,6 @@ def read_of(read: Read, region: Region | None) -> Read:
     return partial(read, region=region)
 
 
-def is_fresh(stack: Stack) -> bool:
-    """Whether every source file still has the size and time it was planned with.
-
-    One stat a file, no file is opened.
-
-    Raises:
-        StaleError: if the catalog has changed since and tells another story.
-    """
-    planned = {frame.path: (frame.size, frame.mtime_ns) for frame in stack.frames}
-    try:
-        return all(_stamp(path) == stamp for path, stamp in planned.items())
-    except OSError:
-        return False
-
-
 def parse_bytes(size: int | str | None) -> int | None:
     """Give a size in bytes: a number, or text as in "64 GB" (10^9) or "64 GiB" (2^30).
 
@@ -91,9 +87,15 @@ def parse_bytes(size: int | str | None) -> int | None:
     return size
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+def check_choice(name: str, value: _T, known: Any) -> _T:
+    """Give an option that is one of the words of a `Literal`.
+
+    Raises:
+        CacheError: if it is another.
+    """
+    if value not in get_args(known):
+        raise CacheError(f"{name}={value!r}: expected one of {', '.join(get_args(known))}")
+    return value
 
 
 def _function_of(read: Read) -> Any:
@@ -118,17 +120,20 @@ def _settings_of(read: Read) -> dict[str, str]:
     if isinstance(read, partial):
         if read.args:
             raise CacheError(f"{read!r}: give its arguments by keyword")
-        given = read.keywords
-    function = _function_of(read)
-    defaults = {
-        name: each.default
+        # How many threads read changes no voxel.
+        given = {name: value for name, value in read.keywords.items() if name != "workers"}
+    defaults = _default_texts(_function_of(read), frozenset(given))
+    return {**defaults, **{name: _text_of(name, value) for name, value in given.items()}}
+
+
+# As the parameters: once a function, and arguments that are given to it.
+@lru_cache(maxsize=64)
+def _default_texts(function: Callable[..., Any], given: frozenset[str]) -> dict[str, str]:
+    return {
+        name: _text_of(name, each.default)
         for name, each in _parameters(function).items()
-        if each.default is not each.empty
+        if each.default is not each.empty and name not in given and name != "workers"
     }
-    settings = {**defaults, **given}
-    # How many threads read changes no voxel.
-    settings.pop("workers", None)
-    return {name: _text_of(name, value) for name, value in settings.items()}
 
 
 # Looked at once a function: it takes longer than to find an entry.
@@ -138,6 +143,8 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
 
 
 def _text_of(name: str, value: Any) -> str:
+    if isinstance(value, Telling):
+        return value.cache_text
     if name == "dtype" and value is not None:
         return str(np.dtype(value))
     if value is None or isinstance(value, bool | int | float | str):

@@ -29,6 +29,9 @@ class FileLock:
     handle: int | None
     """Its descriptor; None where the lock is not held."""
 
+    shared: bool = False
+    """Whether others may hold it too, who share it."""
+
     @property
     def held(self) -> bool:
         """Whether no other thread or process holds it.
@@ -43,18 +46,36 @@ class FileLock:
         if self.handle is None:
             return
         # Unlinked while held: whoever waits for it finds out, and makes another.
-        with suppress(OSError):
-            os.unlink(self.path)
+        if not self.shared:
+            with suppress(OSError):
+                os.unlink(self.path)
         # By hand, not by close alone: a child forked meanwhile has the file open too.
         with suppress(OSError):
             fcntl.flock(self.handle, fcntl.LOCK_UN)
         os.close(self.handle)
 
+    def take_over(self) -> FileLock:
+        """Give the lock to this thread alone; one that is not held where others share it still."""
+        if self.handle is None:
+            return self
+        try:
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # In trying it was lost: of two who try at once, the second has it.
+            self.release()
+            return FileLock(self.path, None)
+        return FileLock(self.path, self.handle)
 
-def acquire(path: str, *, patience_s: float = PATIENCE_S) -> FileLock:
+
+def acquire(path: str, *, patience_s: float = PATIENCE_S, shared: bool = False) -> FileLock:
     """Lock the file at `path`, waiting for others as long as that is sensible.
 
     The kernel releases it when the process ends, however it ends.
+
+    Args:
+        path: the file, which is made if it is not there.
+        patience_s: how long to wait for others.
+        shared: whether to hold it beside others who share it, against who wants it alone.
 
     Raises:
         OSError: if the file cannot be made.
@@ -63,7 +84,7 @@ def acquire(path: str, *, patience_s: float = PATIENCE_S) -> FileLock:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
             if error.errno not in _BUSY or time.monotonic() >= deadline:
@@ -72,7 +93,7 @@ def acquire(path: str, *, patience_s: float = PATIENCE_S) -> FileLock:
             nap = min(2 * nap, _LONGEST_NAP_S)
             continue
         if _is_at(handle, path):
-            return FileLock(path, handle)
+            return FileLock(path, handle, shared)
         os.close(handle)
 
 

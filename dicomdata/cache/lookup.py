@@ -5,12 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from dicomdata.cache.keys import cache_key, is_fresh, parse_bytes, read_of
+from dicomdata.cache.freshness import is_fresh
+from dicomdata.cache.keys import cache_key, parse_bytes, read_of
 from dicomdata.cache.process import ProcessState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dicomdata.cache.contract import CacheStatistics, Read
     from dicomdata.regions import Region
     from dicomdata.stack import Stack
@@ -34,18 +33,36 @@ class LookupCache(ABC):
         """
         key, wanted = cache_key(stack, read), read_of(read, region)
         self._state = self._state.current
-        fresh = is_fresh(stack)
+        fresh = is_fresh(stack, region)
         volume = self._find(key, stack, region) if fresh else None
         if volume is not None:
             return volume
         if fresh and region is None:
             return self._fill(key, stack, read)
-        self._state.count(misses=1)
+        self._count(misses=1)
+        if fresh:
+            self._fill_later(key, stack, read)
         return wanted(stack)
+
+    def warm(self, stack: Stack, read: Read) -> None:
+        """Keep the volume of `stack`, if it is not kept: what `get` does, without giving it.
+
+        Raises:
+            CacheError: if it cannot be kept, or if `read` cannot be told from another function.
+        """
+        self.get(stack, read)
+
+    def finish(self) -> None:
+        """Wait until this process has kept all that it is to keep in the background."""
+        self._state.current.background.finish()
 
     def statistics(self) -> CacheStatistics:
         """What it did in this process."""
         return self._state.current.statistics
+
+    def _count(self, **amounts: int) -> None:
+        """Count what was done."""
+        self._state.count(**amounts)
 
     @abstractmethod
     def _find(self, key: str, stack: Stack, region: Region | None) -> Volume | None:
@@ -55,15 +72,6 @@ class LookupCache(ABC):
     def _fill(self, key: str, stack: Stack, read: Read) -> Volume:
         """Read a volume and keep it, unless another thread or process did so just now."""
 
-    def _find_or_read(
-        self, key: str, stack: Stack, *, read: Read, store: Callable[[Volume], None]
-    ) -> Volume:
-        """Give what is kept, or read a volume and store it: for who alone may fill this key."""
-        volume = self._find(key, stack, None)
-        if volume is None:
-            self._state.count(misses=1)
-            volume = read(stack)
-            # A file may have been replaced while it was read.
-            if is_fresh(stack):
-                store(volume)
-        return volume
+    @abstractmethod
+    def _fill_later(self, key: str, stack: Stack, read: Read) -> None:
+        """See to it that a volume is kept of which a box was asked for, if boxes are to do that."""

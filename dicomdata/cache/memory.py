@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dicomdata.cache.disk import DiskCache
+from dicomdata.cache.disk import DiskCache, Fill
+from dicomdata.cache.freshness import is_fresh
 from dicomdata.cache.kept import Kept, keep
-from dicomdata.cache.keys import parse_bytes
+from dicomdata.cache.keys import check_choice, parse_bytes
 from dicomdata.cache.lookup import LookupCache
 from dicomdata.cache.shared import SharedFolder, find_room, join_folder, share_folder
 from dicomdata.errors import DicomDataWarning
@@ -37,21 +37,36 @@ class MemoryCache:
     `MemoryCache` is made. A pickled cache shares it as long as it is there, and else is an empty
     one of the same size.
 
+    Processes that do not come from each other, such as the ranks of a training, share one by its
+    name. It then belongs to all of them, and is given back by the last.
+
     Where no place has room, each process keeps volumes of its own, and a `DicomDataWarning` says
     so.
     """
 
-    def __init__(self, max_bytes: int | str | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int | str | None = None,
+        *,
+        name: str | None = None,
+        fill: Fill = "wait",
+    ) -> None:
         """Keep at most `max_bytes`, a number or text such as "2 GB".
 
-        None keeps what there is room for: a quarter of the memory that can be shared is left to
-        others, such as DataLoader, which passes batches through it.
+        Args:
+            max_bytes: None keeps what there is room for: a quarter of the memory that can be
+                shared is left to others, such as DataLoader, which passes batches through it.
+            name: what the ranks call the cache that they share, such as "training": those of one
+                machine, one user, and one run of torchrun or one job of Slurm, if it is one. None
+                is a cache of this process and of those that it makes.
+            fill: when volumes are kept, as `DiskCache` has it.
 
         Raises:
-            CacheError: if `max_bytes` is no size.
+            CacheError: if `max_bytes` is no size, or there is no such way to fill.
         """
         self.max_bytes = parse_bytes(max_bytes)
-        room = find_room(self.max_bytes)
+        self.name, self.fill = name, check_choice("fill", fill, Fill)
+        room = find_room(self.max_bytes, name=name)
         if room is None:
             warnings.warn(
                 f"no shared memory has room for {max_bytes or 'volumes'}: each process keeps its "
@@ -59,15 +74,17 @@ class MemoryCache:
                 DicomDataWarning,
                 stacklevel=2,
             )
-        self._shared = None if room is None else share_folder(room)
-        self._volumes = _volumes_in(self._shared, self.max_bytes)
+        self._shared = None if room is None else share_folder(room, name)
+        self._volumes = _volumes_in(self._shared, self.max_bytes, self.fill)
 
     def __repr__(self) -> str:
-        return f"MemoryCache(max_bytes={self.max_bytes!r})"
+        return f"MemoryCache({self.max_bytes!r}, name={self.name!r}, fill={self.fill!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         shared = self._shared
-        return _unpickle, (self.max_bytes, shared and (shared.path, shared.room))
+        options = {"name": self.name, "fill": self.fill}
+        shares = shared and (shared.path, shared.room)
+        return _unpickle, (self.max_bytes, options, shares, self._volumes)
 
     def get(self, stack: Stack, read: Read, region: Region | None = None) -> Volume:
         """Return the volume of `stack`, or a box of it, calling `read` only where none is kept.
@@ -78,27 +95,50 @@ class MemoryCache:
         """
         return self._volumes.get(stack, read, region)
 
+    def warm(self, stack: Stack, read: Read) -> None:
+        """Keep the volume of `stack`, unless it is kept: neither read then, nor looked through.
+
+        Raises:
+            CacheError: if it cannot be kept, or if `read` cannot be told from another function.
+        """
+        self._volumes.warm(stack, read)
+
+    def finish(self) -> None:
+        """Wait until this process has kept all that it is to keep in the background."""
+        self._volumes.finish()
+
     def statistics(self) -> CacheStatistics:
         """What it did in this process."""
         return self._volumes.statistics()
 
+    def totals(self) -> CacheStatistics:
+        """What all processes that share it did with it, workers and ranks among them.
 
-def _unpickle(max_bytes: int | None, shares: tuple[str, int] | None) -> MemoryCache:
+        A process tells its hits some at a time, and when it ends; one that is killed, not all.
+        """
+        volumes = self._volumes
+        return volumes.totals() if isinstance(volumes, DiskCache) else volumes.statistics()
+
+
+def _unpickle(
+    max_bytes: int | None,
+    options: dict[str, Any],
+    shares: tuple[str, int] | None,
+    volumes: LookupCache,
+) -> MemoryCache:
     """Share the memory of the cache that was pickled, or start an empty one."""
     shared = join_folder(*shares) if shares else None
     if shares and shared is None:
-        return MemoryCache(max_bytes)
+        return MemoryCache(max_bytes, **options)
     cache = MemoryCache.__new__(MemoryCache)
-    cache.max_bytes = max_bytes
-    cache._shared = shared  # noqa: SLF001 - its own, made here
-    cache._volumes = _volumes_in(shared, max_bytes)  # noqa: SLF001
+    cache.__dict__.update(options, max_bytes=max_bytes, _shared=shared, _volumes=volumes)
     return cache
 
 
-def _volumes_in(shared: SharedFolder | None, max_bytes: int | None) -> LookupCache:
+def _volumes_in(shared: SharedFolder | None, max_bytes: int | None, fill: Fill) -> LookupCache:
     if shared is None:
         return ProcessCache(max_bytes)
-    return _SharedCache(shared.path, max_bytes or shared.room)
+    return _SharedCache(shared.path, max_bytes or shared.room, fill=fill)
 
 
 class _SharedCache(DiskCache):
@@ -141,8 +181,17 @@ class ProcessCache(LookupCache):
 
     def _fill(self, key: str, stack: Stack, read: Read) -> Volume:
         with self._state.one_thread(key):
-            store = partial(self._keep, key)
-            return self._find_or_read(key, stack, read=read, store=store)
+            volume = self._find(key, stack, None)
+            if volume is None:
+                self._state.count(misses=1)
+                volume = read(stack)
+                # A file may have been replaced while it was read.
+                if is_fresh(stack):
+                    self._keep(key, volume)
+        return volume
+
+    def _fill_later(self, key: str, stack: Stack, read: Read) -> None:
+        """Keep nothing of which only boxes are wanted: each process would, for itself."""
 
     def _keep(self, key: str, volume: Volume) -> None:
         """Keep an entry, and let those go that were used least recently."""

@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dicomdata.cache.background import Background
 from dicomdata.cache.contract import CacheStatistics
+from dicomdata.cache.opened import OpenFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from dicomdata.cache.kept import Kept
+    from dicomdata.cache.tally import Tally
 
 
 @dataclass(slots=True)
@@ -28,8 +33,23 @@ class ProcessState:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held for moments only, never while a volume is read."""
 
-    verified: set[tuple[str, int, int]] = field(default_factory=set)
-    """Entries on disk whose checksum was compared: key, inode, modification time in ns."""
+    opened: OpenFiles = field(default_factory=OpenFiles)
+    """The files of entries that were read from."""
+
+    pending: dict[str, Kept] = field(default_factory=dict)
+    """Volumes that are being written in the background, by their keys."""
+
+    refused: set[str] = field(default_factory=set)
+    """Keys that could not be filled in the background: who asks for them will be told why."""
+
+    too_many: int = 0
+    """Bytes for which there was no room on the disk."""
+
+    background: Background = field(default_factory=Background)
+    """What is done while callers go on."""
+
+    tally: Tally | None = None
+    """What it tells all processes that it counted; None where there are no others."""
 
     _turns: dict[str, threading.Lock] = field(default_factory=dict)
     _counts: Counter[str] = field(default_factory=Counter)
@@ -47,7 +67,8 @@ class ProcessState:
     def count(self, **amounts: int) -> None:
         """Add to fields of `CacheStatistics`."""
         with self.lock:
-            self._counts.update(amounts)
+            for name, amount in amounts.items():
+                self._counts[name] += amount
 
     @contextmanager
     def one_thread(self, key: str) -> Iterator[None]:

@@ -13,13 +13,15 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from typing import IO, TYPE_CHECKING, Any
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import google_crc32c
 import imagecodecs
 import numpy as np
 
 from dicomdata.cache.damage import DamagedEntryError
+from dicomdata.volume.threads import run, thread_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,17 +30,28 @@ if TYPE_CHECKING:
 
     from dicomdata.cache.damage import Box
 
-CHUNK_SHAPE = (32, 64, 64)
-"""(slices, rows, columns) of a chunk, 256 KiB of int16: small enough that a patch of 96 voxels a
-side touches twice its own volume, large enough to compress."""
+CHUNK_SHAPE = (32, 32, 32)
+"""(slices, rows, columns) of a chunk, 64 KiB of int16: small enough that a patch of 96 voxels a
+side touches little more than twice its own volume, large enough to compress."""
 
 _LEVEL = 2
-"""Of 9: 40.5 % of the bytes of a CT; 5 makes it 39.4 %, and takes six times as long to fill."""
+"""Of 9: 40.1 % of the bytes of a CT; 5 makes it 39 %, and takes six times as long to fill."""
+
+_CHUNKS_A_THREAD = 16
+"""Chunks that are worth a thread: 2 ms of decompressing, where starting one takes 0.1."""
+
+_CHUNKS_A_TURN = 256
+"""Chunks that are compressed before they are written: 16 MiB of int16."""
 
 _CRC_BYTES = 4
 
 _INDEX = np.dtype("<u8")
 """Of an offset, or a length, in the index of a shard."""
+
+_Cut: TypeAlias = tuple[int, slice, slice]
+"""Along one axis: which chunk, where in it, where in what is wanted."""
+
+_T = TypeVar("_T")
 
 
 def small_codecs(dtype: np.dtype[Any]) -> list[dict[str, Any]]:
@@ -74,21 +87,35 @@ def write_small(file: IO[bytes], voxels: NDArray[Any]) -> None:
     Raises:
         OSError: if the disk is full, or cannot be written.
     """
-    counts = _chunk_counts(voxels.shape)
-    index = np.zeros((math.prod(counts), 2), _INDEX)
-    chunk = np.zeros(CHUNK_SHAPE, voxels.dtype.newbyteorder("<"))
+    places = list(np.ndindex(*_chunk_counts(voxels.shape)))
+    index = np.zeros((len(places), 2), _INDEX)
+    packed: dict[tuple[int, ...], bytes] = {}
     offset = 0
-    for number, place in enumerate(np.ndindex(*counts)):
+    # Some at a time, in their order: no more of them lie in memory than threads have in hand.
+    for first in range(0, len(places), _CHUNKS_A_TURN):
+        turn = places[first : first + _CHUNKS_A_TURN]
+        parts = _shared_out(turn)
+        run((partial(_pack, voxels, part, packed) for part in parts), len(parts))
+        for number, place in enumerate(turn, start=first):
+            length = file.write(packed.pop(place))
+            index[number] = offset, length
+            offset += length
+    file.write(_sealed(index.tobytes()))
+
+
+def _pack(
+    voxels: NDArray[Any], places: Sequence[tuple[int, ...]], packed: dict[tuple[int, ...], bytes]
+) -> None:
+    """Compress chunks of an array into `packed`, by their places."""
+    chunk = np.zeros(CHUNK_SHAPE, voxels.dtype.newbyteorder("<"))
+    for place in places:
         corner = [at * length for at, length in zip(place, CHUNK_SHAPE, strict=True)]
         ends = [low + length for low, length in zip(corner, CHUNK_SHAPE, strict=True)]
         part = voxels[tuple(map(slice, corner, ends))]
         if part.shape != CHUNK_SHAPE:
             chunk[...] = 0
         chunk[tuple(map(slice, part.shape))] = part
-        length = file.write(_sealed(_encode(chunk)))
-        index[number] = offset, length
-        offset += length
-    file.write(_sealed(index.tobytes()))
+        packed[place] = _sealed(_encode(chunk))
 
 
 def read_small(
@@ -107,21 +134,34 @@ def read_small(
         DamagedEntryError: if it is not what was written.
     """
     counts = _chunk_counts(shape)
-    index = _read_index(file, math.prod(counts)).reshape(*counts, 2)
-    chunk = np.empty(CHUNK_SHAPE, dtype.newbyteorder("<"))
-    words = memoryview(chunk.reshape(-1).view(np.uint8).data)
-    for cuts in itertools.product(*map(_cuts, box, CHUNK_SHAPE)):
-        place, source, target = zip(*cuts, strict=True)
-        offset, length = (int(number) for number in index[place])
-        _decode(_read_sealed(file, offset, length), words, file.name)
-        out[target] = chunk[source]
+    index = _read_index(file, math.prod(counts)).reshape(*counts, 2).tolist()
+    planes, bands, spans = map(_cuts, box, CHUNK_SHAPE)
+    cuts = list(itertools.product(planes, bands, spans))
+
+    def unpack(part: Sequence[tuple[_Cut, _Cut, _Cut]]) -> None:
+        chunk = np.empty(CHUNK_SHAPE, dtype.newbyteorder("<"))
+        words = memoryview(chunk.reshape(-1).view(np.uint8).data)
+        for (i, z, to_z), (j, y, to_y), (k, x, to_x) in part:
+            _decode(_read_sealed(file, *index[i][j][k]), words, file.name)
+            out[to_z, to_y, to_x] = chunk[z, y, x]
+
+    # Each thread has a buffer of its own, and writes to voxels of its own.
+    parts = _shared_out(cuts)
+    run((partial(unpack, part) for part in parts), len(parts))
+
+
+def _shared_out(things: Sequence[_T]) -> list[Sequence[_T]]:
+    """Share things out among as many threads as they are worth."""
+    threads = max(1, min(thread_count(None), len(things) // _CHUNKS_A_THREAD))
+    most = -(-len(things) // threads)
+    return [things[first : first + most] for first in range(0, len(things), most)]
 
 
 def _chunk_counts(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(-(-length // chunk) for length, chunk in zip(shape, CHUNK_SHAPE, strict=True))
 
 
-def _cuts(wanted: range, chunk: int) -> Iterator[tuple[int, slice, slice]]:
+def _cuts(wanted: range, chunk: int) -> Iterator[_Cut]:
     """Cut indices at the edges of chunks: which chunk, where in it, where in what is wanted."""
     for place in range(wanted.start // chunk, (wanted.stop - 1) // chunk + 1):
         corner = place * chunk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dicomdata.cache import CacheEntry
+    from dicomdata.cache.entry import Layout
+
+
+class CacheLayout(StrEnum):
+    """How new volumes lie in a cache."""
+
+    raw = "raw"
+    small = "small"
+
+    @property
+    def layout(self) -> Layout:
+        """The word for it."""
+        return "small" if self is CacheLayout.small else "raw"
 
 
 def cache(
@@ -48,12 +62,19 @@ def cache(
             "folder": str(folder),
             "entries": [asdict(entry) for entry in entries],
             "damaged": [left.subject for left in damaged] if verify else None,
+            "totals": asdict(opened.totals()),
         }
         typer.echo(json.dumps(document, indent=1))
     else:
         _print(entries)
         whole = f", {len(damaged):,} damaged" if verify else ""
         typer.echo(f"{count(len(entries), 'volume')} in {plain(str(folder))}{whole}")
+        done = opened.totals()
+        typer.echo(
+            f"since it was made, by all processes: {count(done.hits, 'hit')}, "
+            f"{done.misses:,} misses, {count(done.fills, 'fill')} of {size(done.bytes)}, "
+            f"{count(done.evictions, 'eviction')}"
+        )
     for left in damaged:
         typer.echo(plain(str(left)), err=True)
     raise typer.Exit(1 if damaged else 0)

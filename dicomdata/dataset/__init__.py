@@ -2,8 +2,10 @@
 
 `volumes` has one sample a volume, `patches` one or more a patch; `samples` is what they share.
 `placement` says where patches lie, `positions` where the classes of masks are, and `reassembly`
-puts predictions back. `seeding` makes a sample depend on its seed, epoch and index alone, whoever
-reads it.
+puts predictions back. `prefix` is what a cache keeps of a transform: of its `steps`, told apart by
+their `settings`, voxels that lie in memory as `strides` says, and all else as `plain` values.
+`packing` makes stacks small for workers. `seeding` makes a sample depend on its seed, epoch and
+index alone, whoever reads it.
 """
 
 from __future__ import annotations

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from dicomdata.dataset.placement import GridPatches, UniformPatches
-from dicomdata.dataset.samples import StackDataset
+from dicomdata.dataset.samples import WINDOW_UNIT, StackDataset, checked_window, new_sample
 from dicomdata.dataset.seeding import generator_of
 from dicomdata.errors import ConfigError, RescaleError
 from dicomdata.regions import Region
-from dicomdata.rescale import Window
 from dicomdata.volume import Volume
 from dicomdata.volume.units import fill_value
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from dicomdata.cache import VolumeCache
     from dicomdata.dataset.placement import Placement, Triple
     from dicomdata.dataset.samples import Transform
+    from dicomdata.rescale import Window
     from dicomdata.stack import Stack
 
 PATCH_START = "patch_start"
@@ -36,9 +36,6 @@ PATCH_START = "patch_start"
 
 PATCH_VALID = "patch_valid"
 """The key of which part of a patch is of the stack."""
-
-WINDOW_UNIT = "window"
-"""The unit of voxels that a window made 0 to 1, as `read_volume` calls it."""
 
 
 class PatchDataset(StackDataset):
@@ -102,7 +99,7 @@ class PatchDataset(StackDataset):
         self.where = UniformPatches() if where is None else where
         self.per_visit = operator.index(per_visit)
         self.fill = fill
-        self.window = None if window is None else _checked_window(window, self.dtype)
+        self.window = None if window is None else checked_window(window, self.dtype)
         self._check()
         self._firsts = self._number_windows()
 
@@ -186,7 +183,7 @@ class PatchDataset(StackDataset):
         if self.window is not None:
             # After padding and the cache, which keeps the same volume for all windows, in int16.
             volume = _windowed(volume, self.window)
-        sample = self._sample(volume)
+        sample = new_sample(volume, self.image)
         sample[PATCH_START] = torch.tensor(start)
         sample[PATCH_VALID] = torch.tensor(inside)
         return sample
@@ -247,21 +244,6 @@ def _checked_size(size: Sequence[int | None]) -> tuple[int | None, ...]:
             f"size={tuple(size)}: expected slices, rows and columns, each at least 1, or None for "
             f"the whole axis"
         )
-    return checked
-
-
-def _checked_window(window: tuple[float, float], dtype: np.dtype[Any]) -> Window:
-    """Give the window, which makes float32 of float32.
-
-    Raises:
-        ConfigError: if it is none, or the patches are of another type.
-    """
-    try:
-        checked = Window(*window)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"window={window!r}: {error}") from error
-    if dtype != np.float32:
-        raise ConfigError(f"window={window!r}: gives float32 from 0 to 1, not {dtype}")
     return checked
 
 

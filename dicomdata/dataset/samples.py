@@ -9,8 +9,11 @@ import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
 from dicomdata.cache import NoCache
+from dicomdata.dataset.packing import pack, unpack
 from dicomdata.dataset.seeding import SampleIndex, seeded
+from dicomdata.errors import ConfigError
 from dicomdata.metatensor import to_metatensor
+from dicomdata.rescale import Window
 from dicomdata.volume import read_volume
 
 if TYPE_CHECKING:
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 Transform: TypeAlias = "Callable[[Any], Any]"
 """What is done to a sample: MONAI's dictionary transforms, or any function of a dict."""
+
+
+WINDOW_UNIT = "window"
+"""The unit of voxels that a window made 0 to 1, as `read_volume` calls it."""
 
 
 class StackDataset(Dataset[Any]):
@@ -51,6 +58,12 @@ class StackDataset(Dataset[Any]):
         self.image = image
         self._seed: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "stacks": pack(self.stacks)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "stacks": unpack(state["stacks"])})
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -64,28 +77,24 @@ class StackDataset(Dataset[Any]):
             return self.cache.get(stack, read)
         return self.cache.get(stack, read, region=region)
 
-    def _sample(self, volume: Volume) -> dict[str, Any]:
-        """Give a volume as a sample: itself, and whose it is."""
-        stack = volume.stack
-        return {
-            self.image: to_metatensor(volume, dtype=None),
-            "series_instance_uid": stack.series_instance_uid,
-            "study_instance_uid": stack.study_instance_uid,
-            "patient_id": stack.patient_id,
-            "modality": stack.modality,
-            "unit": volume.unit,
-            "stack": stack.id,
-        }
+    def _transformed(
+        self, samples: list[Any], index: SupportsIndex, rest: Transform | None = None
+    ) -> list[Any]:
+        """Transform the samples that one index gives, from its own randomness if it has that.
 
-    def _transformed(self, samples: list[dict[str, Any]], index: SupportsIndex) -> list[Any]:
-        """Transform the samples that one index gives, from its own randomness if it has that."""
+        Args:
+            samples: what to transform.
+            index: which sample of the dataset they are.
+            rest: what is left of the transform to be done to them; all of it by default.
+        """
         if self.transform is None:
             return samples
+        transform = rest or self.transform
         if isinstance(index, SampleIndex):
             with seeded(self.transform, index.entropy):
-                return [self.transform(sample) for sample in samples]
+                return [transform(sample) for sample in samples]
         self._seed_worker()
-        return [self.transform(sample) for sample in samples]
+        return [transform(sample) for sample in samples]
 
     def _seed_worker(self) -> None:
         """Give each worker of a DataLoader random transforms of its own, once an epoch.
@@ -98,3 +107,36 @@ class StackDataset(Dataset[Any]):
         if info is not None and info.seed != self._seed and reseed is not None:
             reseed(seed=info.seed % 2**32)
             self._seed = info.seed
+
+
+def new_sample(volume: Volume, image: str) -> dict[str, Any]:
+    """Give a volume as a sample: itself, and whose it is."""
+    return {image: to_metatensor(volume, dtype=None), **fields_of(volume)}
+
+
+def fields_of(volume: Volume) -> dict[str, Any]:
+    """Say whose a volume is, and what it shows."""
+    stack = volume.stack
+    return {
+        "series_instance_uid": stack.series_instance_uid,
+        "study_instance_uid": stack.study_instance_uid,
+        "patient_id": stack.patient_id,
+        "modality": stack.modality,
+        "unit": volume.unit,
+        "stack": stack.id,
+    }
+
+
+def checked_window(window: tuple[float, float], dtype: np.dtype[Any]) -> Window:
+    """Give the window, which makes float32 of float32.
+
+    Raises:
+        ConfigError: if it is none, or the voxels are of another type.
+    """
+    try:
+        checked = Window(*window)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"window={window!r}: {error}") from error
+    if dtype != np.float32:
+        raise ConfigError(f"window={window!r}: gives float32 from 0 to 1, not {dtype}")
+    return checked

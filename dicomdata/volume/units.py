@@ -54,16 +54,21 @@ def write_output(
     if kind.padding is None or fill is None:
         _apply(line, stored, out, kind, output.window)
         return
+    if out.dtype == np.int16 and not (fill.is_integer() and _INT16.min <= fill <= _INT16.max):
+        raise RescaleError(f"padding {fill} does not fit int16: read float32")
     padded = kind.padding.mask(stored)
-    if out.dtype == np.int16:
-        if not (fill.is_integer() and _INT16.min <= fill <= _INT16.max):
-            raise RescaleError(f"padding {fill} does not fit int16: read float32")
+    try:
+        _apply(line, stored, out, kind, output.window)
+    except RescaleError:
+        if out.dtype != np.int16:
+            raise
         # Padding may be far beyond int16 where no measured value is.
         measured = stored[~padded]
         stored = np.where(padded, measured.min() if measured.size else 0, stored)
-    _apply(line, stored, out, kind, output.window)
-    shown = fill if output.window is None else output.window.at(fill)
-    np.copyto(out, shown, where=padded, casting="unsafe")
+        _apply(line, stored, out, kind, output.window)
+    if padded.any():
+        shown = fill if output.window is None else output.window.at(fill)
+        np.copyto(out, shown, where=padded, casting="unsafe")
 
 
 def _apply(
