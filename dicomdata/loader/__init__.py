@@ -1,8 +1,11 @@
-"""Samples -> batches for any DataLoader: `collate`, and `EpochSampler`, which can be resumed."""
+"""Samples -> batches for any DataLoader.
+
+`collate`, `SharedCollate` for many large ones, and `EpochSampler`, which can be resumed.
+"""
 
 from __future__ import annotations
 
-from dicomdata.loader.collating import collate
+from dicomdata.loader.collating import SharedCollate, collate
 from dicomdata.loader.sampling import EpochSampler
 
-__all__ = ["EpochSampler", "collate"]
+__all__ = ["EpochSampler", "SharedCollate", "collate"]
