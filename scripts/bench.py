@@ -1,223 +1,144 @@
-"""Times this package beside the readers that are installed, interleaved in one process.
+"""Times this package beside the readers that are installed, interleaved, and says what was reached.
 
-    python scripts/bench.py [--slices 130] [--rounds 5] [--json FILE]
+    python scripts/bench.py                               everything, in about a quarter of an hour
+    python scripts/bench.py --only headers,volume         some of it
+    python scripts/bench.py --json FILE --markdown docs/speed.md
 
-A chest phantom is written to a temporary folder; then each contender does each piece of work in
-turn, round after round, so that a machine whose speed drifts slows all of them alike. What counts
-is the ratio of medians. Peak memory is of a fresh process that does the work once.
+Chest CTs are drawn into a temporary folder. Contenders take turns, round after round, so that a
+machine whose speed drifts slows all of them alike; what counts is the ratio of medians. A reader
+that is not installed, or fails, is named. DICOMDATA_CORPUS, or --corpus, names a folder of real
+files, whose headers are read too. Each work has a process of its own; nothing else should run on
+the machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import platform
-import statistics
+import sys
 import tempfile
 import time
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-import dicomdata as dd
-from dicomdata.testing.phantoms import write_series
-from dicomdata.testing.thorax import thorax_archive
+from benchmarks import machine
+from benchmarks.measuring import INSIDE, answer, reason
+from benchmarks.setup import Setup
+from benchmarks.tables import as_markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-Work = dict[str, "Callable[[], Any]"]
+    from benchmarks.tables import Table
 
+BEGIN, END = "<!-- numbers: begin -->", "<!-- numbers: end -->"
+"""What stands around the numbers on a page; the rest of it is left as it is."""
 
-def make_series(folder: Path, slices: int) -> list[Path]:
-    """Write a chest CT of 512 x 512 and nothing else; give its paths in slice order."""
-    patient = thorax_archive(folder / "archive", slices=slices).patients[0]
-    stored = (patient.hu + np.int16(1024)).astype(np.int16)
-    return write_series(folder / "series", stored=stored, pixel_spacing=(0.7, 0.7))
+_DEFAULTS = Setup("")
 
 
-def header_work(paths: list[Path]) -> Work:
-    """Read the header of every file."""
-    import pydicom
+def main() -> int:
+    """Measure, print the tables, and keep the numbers; the status is 1 if a work failed."""
+    if sys.argv[1:2] == [INSIDE]:
+        answer(*sys.argv[2:])
+        return 0
+    from benchmarks.works import WORKS, measure
 
-    return {
-        "dicomdata": lambda: [dd.read_instance(path) for path in paths],
-        "pydicom": lambda: [pydicom.dcmread(path, stop_before_pixels=True) for path in paths],
-    }
-
-
-def volume_work(folder: Path, paths: list[Path]) -> Work:
-    """Read the volume as float32 HU, from a catalog where the reader has one."""
-    stack = dd.plan_stacks(dd.scan(folder)).stacks[0]
-    work: Work = {"dicomdata": lambda: dd.read_volume(stack).voxels}
-    work["dicomdata, int16"] = lambda: dd.read_volume(stack, dtype=np.int16).voxels
-    work["dicomdata, window"] = lambda: dd.read_volume(stack, window=(-1000, 400)).voxels
-    work["pydicom recipe"] = lambda: _recipe(folder)
-    try:
-        import SimpleITK as sitk  # noqa: N813 - its own spelling
-    except ImportError:
-        pass
-    else:
-        names = [str(path) for path in paths]
-        work["SimpleITK"] = lambda: sitk.GetArrayFromImage(sitk.ReadImage(names, sitk.sitkFloat32))
-    from monai.data import ITKReader
-    from monai.transforms import LoadImage
-
-    try:
-        load = LoadImage(reader=ITKReader(), image_only=True)
-    except Exception as error:  # noqa: BLE001 - itk is optional, MONAI raises a kind of its own
-        print(f"without MONAI ITKReader: {error}")
-    else:
-        work["MONAI ITKReader"] = lambda: load(str(folder))
-    return work
-
-
-CODECS = {
-    "JPEG 2000": "1.2.840.10008.1.2.4.90",
-    "HTJ2K": "1.2.840.10008.1.2.4.201",
-    "JPEG-LS": "1.2.840.10008.1.2.4.80",
-    "JPEG lossless": "1.2.840.10008.1.2.4.70",
-    "RLE": "1.2.840.10008.1.2.5",
-}
-"""What is decoded, by Transfer Syntax UID."""
-
-
-def codec_work(folder: Path, hu: Any, transfer_syntax_uid: str) -> Work:
-    """Decode a compressed series of 12 bits on one thread and on several, as float32 HU."""
-    stored = (hu + np.int16(1024)).clip(0, 4095).astype(np.uint16)
-    paths = write_series(
-        folder, stored=stored, bits_stored=12, transfer_syntax_uid=transfer_syntax_uid
-    )
-    stack = dd.plan_stacks(dd.scan(folder, progress=False)).stacks[0]
-    work: Work = {"dicomdata": lambda: dd.read_volume(stack, workers=1).voxels}
-    work["dicomdata, 2 threads"] = lambda: dd.read_volume(stack, workers=2).voxels
-    work["pydicom recipe"] = lambda: _recipe(folder)
-    try:
-        import SimpleITK as sitk  # noqa: N813 - its own spelling
-    except ImportError:
-        return work
-    names = [str(path) for path in paths]
-    work["SimpleITK"] = lambda: sitk.GetArrayFromImage(sitk.ReadImage(names, sitk.sitkFloat32))
-    return work
-
-
-def crop_work(folder: Path, edge: int = 96) -> Work:
-    """Read one random box of 96 voxels a side, never loaded before."""
-    stack = dd.plan_stacks(dd.scan(folder)).stacks[0]
-    generator = np.random.default_rng(0)
-    edge = min(edge, *stack.shape)
-
-    def crop() -> Any:
-        corner = [int(generator.integers(0, length - edge + 1)) for length in stack.shape]
-        axes = [slice(start, start + edge) for start in corner]
-        return dd.read_volume(stack, dd.Region(*axes)).voxels
-
-    return {"dicomdata": crop, "dicomdata, whole volume": lambda: dd.read_volume(stack).voxels}
-
-
-def _recipe(folder: Path) -> Any:
-    """Stack `pixel_array` in the order of z, as tutorials do."""
-    import pydicom
-
-    slices = [pydicom.dcmread(path) for path in folder.iterdir()]
-    slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
-    stored = np.stack([one.pixel_array for one in slices]).astype(np.float32)
-    return stored * float(slices[0].RescaleSlope) + float(slices[0].RescaleIntercept)
-
-
-def interleaved(work: Work, rounds: int) -> dict[str, float]:
-    """Give the median seconds of each contender, taking turns; the first round is not counted."""
-    taken: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(rounds + 1):
-        for name, run in tuple(work.items()):
-            start = time.perf_counter()
+    options = _parse(tuple(WORKS))
+    known = machine.describe() | {"load before": machine.load()}
+    tables: list[Table] = []
+    failed: dict[str, str] = {}
+    known["taken"] = time.strftime("%Y-%m-%d")
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="dicomdata-bench-") as folder:
+        setup = _setup(options, folder)
+        begin = time.monotonic()
+        setup.write()
+        _say(f"archives written: {time.monotonic() - begin:.0f} s")
+        for name in options.only:
+            start = time.monotonic()
             try:
-                result = run()
-            except Exception as error:  # noqa: BLE001 - each reader raises kinds of its own
-                print(f"without {name}: {str(error).splitlines()[0]}")
-                del work[name], taken[name]
-                continue
-            if number:
-                taken[name].append(time.perf_counter() - start)
-            del result
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+                tables += measure(setup, name)
+            except RuntimeError as error:
+                failed[name] = reason(error)
+                _say(f"{name} FAILED: {failed[name]}")
+            _say(f"{name}: {time.monotonic() - start:.0f} s")
+            known |= {"load after": machine.load(), "scale": _scale(setup)}
+            known["seconds"] = f"{time.monotonic() - begin:.0f}"
+            if options.json:
+                # After each, so that a run that is cut short leaves what it has.
+                _keep(options.json, known, tables, failed)
+    text = as_markdown(tables, known)
+    print(text)
+    if options.markdown:
+        _put_into(options.markdown, text)
+    return 1 if failed else 0
 
 
-def _peak(folder: Path, names: list[Path], name: str, answers: Any) -> None:
-    work = volume_work(folder, names)[name]
-    # Linux keeps the high-water mark of resident memory, and 5 sets it back to what is used now.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _high_water_kib()
-    result = work()
-    answers.put((_high_water_kib() - before) / 1024)
-    del result
-
-
-def _high_water_kib() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
-
-
-def peak_memory(folder: Path, paths: list[Path], names: list[str]) -> dict[str, float]:
-    """Give the MiB each contender adds at its peak, in a fresh process that reads once."""
-    context = multiprocessing.get_context("spawn")
-    peaks = {}
-    for name in names:
-        answers = context.Queue()
-        process = context.Process(target=_peak, args=(folder, paths, name, answers))
-        process.start()
-        peaks[name] = float(answers.get())
-        process.join()
-    return peaks
-
-
-def as_markdown(results: dict[str, dict[str, float]], peaks: dict[str, float]) -> str:
-    """Lay the medians out as a table, with the ratio to ours."""
-    lines = ["| work | reader | median ms | ratio | peak MiB |", "|---|---|---|---|---|"]
-    for work, medians in results.items():
-        ours = medians["dicomdata"]
-        for name, seconds in medians.items():
-            peak = f"{peaks[name]:.0f}" if work.startswith("volume") and name in peaks else ""
-            lines.append(
-                f"| {work} | {name} | {seconds * 1000:.4g} | {seconds / ours:.3g} | {peak} |"
-            )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Measure, print a table, and keep the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--slices", type=int, default=130)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--codec-slices", type=int, default=24)
-    parser.add_argument("--json", type=Path)
+def _parse(works: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(works), help="works to do, by commas")
+    parser.add_argument("--scale", type=float, default=1.0, help="of everything below; 0.1: a try")
+    parser.add_argument("--slices", type=int, help="slices of a series")
+    parser.add_argument("--size", type=int, help="rows and columns of a slice")
+    parser.add_argument("--patients", type=int, help="series of the archive")
+    parser.add_argument("--frames", type=int, help="rows of the large catalog")
+    parser.add_argument("--codec-slices", type=int, help="slices of a compressed series")
+    parser.add_argument("--rounds", type=int, help="how often each contender does each work")
+    parser.add_argument("--corpus", default=os.environ.get("DICOMDATA_CORPUS", ""))
+    parser.add_argument("--folder", type=Path, help="where to write; on a disk, not in memory")
+    parser.add_argument("--json", type=Path, help="keep the numbers in a file")
+    parser.add_argument("--markdown", type=Path, help="put the tables between a page's markers")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        paths = make_series(Path(temporary), options.slices)
-        folder = paths[0].parent
-        volume = volume_work(folder, paths)
-        shape = f"{options.slices} x 512 x 512"
-        results = {
-            f"headers of {len(paths)} files": interleaved(header_work(paths), options.rounds),
-            f"volume {shape}, float32": interleaved(volume, options.rounds),
-            "box of 96 x 96 x 96": interleaved(crop_work(folder), options.rounds),
-        }
-        stack = dd.plan_stacks(dd.scan(folder)).stacks[0]
-        first = max(options.slices - options.codec_slices, 0) // 2
-        middle = dd.Region(slices=slice(first, first + options.codec_slices))
-        hu = dd.read_volume(stack, middle, dtype=np.int16).voxels
-        for name, syntax in CODECS.items():
-            work = codec_work(Path(temporary) / name, hu, syntax)
-            results[f"{name}, {len(hu)} slices"] = interleaved(work, options.rounds)
-        peaks = peak_memory(folder, paths, list(volume))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print(as_markdown(results, peaks))
-    if options.json:
-        options.json.write_text(json.dumps({"medians_s": results, "peak_mib": peaks}, indent=1))
+    options.only = [name.strip() for name in options.only.split(",") if name.strip()]
+    if unknown := [name for name in options.only if name not in works]:
+        parser.error(f"--only {', '.join(unknown)}: expected some of {', '.join(works)}")
+    if options.markdown and BEGIN not in options.markdown.read_text(encoding="utf-8"):
+        parser.error(f"{options.markdown} has no line {BEGIN}")
+    return options
+
+
+def _setup(options: argparse.Namespace, folder: str) -> Setup:
+    """Take sizes from the options; what was not said is the default, scaled."""
+    sizes = {}
+    for field in fields(Setup):
+        if field.type == "int":
+            default = getattr(_DEFAULTS, field.name)
+            asked = getattr(options, field.name)
+            # Fewer than two of anything cannot be grouped, stacked or compared.
+            sizes[field.name] = max(round(default * options.scale), 2) if asked is None else asked
+    return Setup(folder, corpus=options.corpus, **sizes)
+
+
+def _scale(setup: Setup) -> str:
+    return ", ".join(
+        f"{field.name.replace('_', ' ')} {getattr(setup, field.name):,}"
+        for field in fields(Setup)
+        if field.type == "int"
+    )
+
+
+def _keep(file: Path, known: dict[str, str], tables: list[Table], failed: dict[str, str]) -> None:
+    """Write all numbers as JSON."""
+    listed = [table.as_dict() for table in tables]
+    numbers = {"machine": known, "tables": listed, "failed": failed}
+    file.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
+def _put_into(page: Path, text: str) -> None:
+    """Put the tables between the markers of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def _say(line: str) -> None:
+    """Tell how far it is, on stderr: stdout has the tables."""
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,9 @@
 nothing, a localizer and a duplicate in each, and a file that is not DICOM. It gives back the truth:
 voxels, affine, lung, and which file is what.
 
+`chest_archive` writes what a benchmark needs: any number of clean series, a folder each, whose
+headers are as long as real ones and whose pixels are as hard to compress.
+
 The chests are drawn (`dicomdata.testing.anatomy`), so they may be copied and shown to anyone.
 """
 
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomdata.testing.anatomy import FIELD_OF_VIEW, PADDING_HU, Chest, draw_chest
 from dicomdata.testing.phantoms import Each, SeriesPhantom, phantom_name, phantom_uid, write_series
@@ -67,6 +72,51 @@ _LIDC_HEADER: dict[str | int, Any] = {
     "WindowWidth": "1600",
 }
 """What all slices of such a patient say besides."""
+
+_CHEST_HEADER: dict[str | int, Any] = {
+    **_LIDC_HEADER,
+    "InstanceCreationDate": "20000101",
+    "InstanceCreationTime": "101112",
+    "AcquisitionDate": "20000101",
+    "ContentDate": "20000101",
+    "StudyTime": "100112.000000",
+    "SeriesTime": "100412.000000",
+    "ReferringPhysicianName": "",
+    "StationName": "CT1",
+    "StudyDescription": "CT CHEST",
+    "SeriesDescription": "Recon 2: CHEST",
+    "PatientAge": "060Y",
+    "PatientWeight": "0.000000",
+    "AdditionalPatientHistory": "",
+    "ContrastBolusAgent": "IV",
+    "SoftwareVersions": "LightSpeedApps2.4.2_H2.4M5",
+    "ContrastBolusRoute": "IV",
+    "StudyID": "1",
+    "ConvolutionKernel": "LUNG",
+    "SingleCollimationWidth": 1.25,
+    "TotalCollimationWidth": 20.0,
+    "TableSpeed": 55.0,
+    "TableFeedPerRotation": 27.5,
+    "SpiralPitchFactor": 1.375,
+    "WindowCenterWidthExplanation": "LUNG",
+    "RescaleType": "HU",
+    "BurnedInAnnotation": "NO",
+    "LossyImageCompression": "00",
+}
+"""What all slices of a patient of `chest_archive` say: with the rest, a hundred elements."""
+
+_GE_GROUPS = {
+    0x0009: "GEMS_IDEN_01",
+    0x0019: "GEMS_ACQU_01",
+    0x0021: "GEMS_RELA_01",
+    0x0027: "GEMS_IMAG_01",
+    0x0043: "GEMS_PARM_01",
+}
+"""Private groups of a scanner by GE, and who they belong to (PS3.5 7.8.1)."""
+
+_SHARP_KERNEL = 36
+"""Deviation of the noise that a kernel for lungs adds to that of a soft one, HU: of a chest with
+it, JPEG-LS leaves one byte in 2.6, as of real ones; without it, one in 3.6."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +190,85 @@ def thorax_archive(
     text = root / "notes.txt"
     text.write_text("Chest phantoms: drawn, not scanned.\n", encoding="utf-8")
     return ThoraxArchive(root, people, text)
+
+
+def chest_archive(
+    root: Path | str,
+    *,
+    patients: int = 1,
+    slices: int = 130,
+    size: int = 512,
+    transfer_syntax_uid: str = ExplicitVRLittleEndian,
+) -> tuple[tuple[Path, ...], ...]:
+    """Write clean chest CTs into `root`, one folder a patient, to measure readers with.
+
+    Nothing is wrong with them, so that any reader reads them. A header has a hundred elements, a
+    sequence and private groups among them, and times, tube current and UIDs differ from slice to
+    slice. All patients have the same chest, drawn once, each under noise of its own.
+
+    Args:
+        root: is made if it is not there.
+        patients: how many; their IDs are CHEST-0001 and so on, and so are their folders.
+        slices: of each patient, 2.5 mm apart.
+        size: rows and columns.
+        transfer_syntax_uid: how pixels are encoded. Native ones are signed words of 16 bits with
+            padding, encapsulated ones have 12 bits and none, as most scanners send them.
+
+    Returns:
+        The paths of each patient's slices, from feet to head.
+    """
+    chest = draw_chest(slices=slices, size=size, seed=1)
+    syntax = UID(transfer_syntax_uid)
+    return tuple(
+        _write_chest(Path(root), number, chest, syntax) for number in range(1, patients + 1)
+    )
+
+
+def _write_chest(root: Path, number: int, chest: Chest, syntax: UID) -> tuple[Path, ...]:
+    """Write patient `number` of a `chest_archive`."""
+    random = np.random.default_rng(number)
+    grain = random.standard_normal(chest.hu.shape, np.float32) * np.float32(_SHARP_KERNEL)
+    hu = np.where(chest.hu == PADDING_HU, chest.hu, np.clip(chest.hu + grain, -1024, 3071))
+    stored = hu.astype(np.int16) - np.int16(_LIDC_INTERCEPT)
+    phantom = replace(
+        _describe_thorax(number, chest),
+        stored=stored,
+        patient_id=f"CHEST-{number:04d}",
+        extra=_describe_chest_slice,
+        file_names=lambda k: f"CHEST-{number:04d}/1-{k + 1:03d}.dcm",
+        transfer_syntax_uid=syntax,
+        seed=f"chest {number} {syntax}",
+    )
+    if syntax.is_compressed:
+        twelve_bits = stored.clip(0, 4095).astype(np.uint16)
+        phantom = replace(phantom, stored=twelve_bits, bits_stored=12, pixel_padding_value=None)
+    return tuple(write_series(root, phantom))
+
+
+def _describe_chest_slice(k: int) -> dict[str | int, Any]:
+    """Say what slice `k` of a `chest_archive` says besides."""
+    study = Dataset()
+    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"
+    study.ReferencedSOPInstanceUID = phantom_uid("referenced study")
+    varying: dict[str | int, Any] = {
+        "AcquisitionTime": f"1004{k / 4 % 60:09.6f}",
+        "ContentTime": f"1004{k / 3 % 60:09.6f}",
+        "XRayTubeCurrent": str(80 + 37 * k % 360),
+        "Exposure": str(4 + 7 * k % 55),
+        "ReferencedStudySequence": DataElement(0x00081110, "SQ", [study]),
+    }
+    return {**_CHEST_HEADER, **varying, **_describe_private_groups(k)}
+
+
+def _describe_private_groups(k: int) -> dict[str | int, Any]:
+    """Say what only the scanner's maker knows of slice `k`: a number, a position, text."""
+    elements: dict[str | int, Any] = {}
+    for group, creator in _GE_GROUPS.items():
+        tag = group << 16
+        values = ("LO", creator), ("SL", 4096 + k), ("DS", f"{k * 0.625:.6f}"), ("SH", "CT01")
+        for vr_and_value, number in zip(values, (0x10, 0x1001, 0x1002, 0x1004), strict=True):
+            elements[tag + number] = DataElement(tag + number, *vr_and_value)
+    return elements
 
 
 def _write_thorax(
