@@ -70,6 +70,14 @@ class PixelError(DicomDataError, ValueError):
     """A frame's pixels are cut short, undecodable, or contradict the header."""
 
 
+class LabelError(DicomDataError, ValueError):
+    """A label does not belong on the grid of a stack, or cannot be told what it says."""
+
+
+class SplitError(DicomDataError, ValueError):
+    """Cases cannot be split as asked for, or are no longer those that were, or leak."""
+
+
 class StaleError(DicomDataError):
     """A file or a catalog is no longer what it was when it was scanned."""
 

@@ -35,6 +35,7 @@ COMMANDS = [
     "outcomes",
     "findings",
     "cache",
+    "split",
 ]
 
 PROGRAM = "import sys; sys.argv[0] = 'dicomdata'; from dicomdata.cli import app; app()"
@@ -502,7 +503,7 @@ def test_warm_fills_a_cache(catalog: Path, tmp_path: Path) -> None:
     result = run("warm", catalog, "--cache", tmp_path / "cache", "--max-bytes", "1 GB")
 
     assert result.exit_code == 1
-    assert result.stdout == f"2 volumes in {tmp_path / 'cache'}\n"
+    assert result.stdout == f"2 volumes in {tmp_path / 'cache'}, 2 of them new\n"
     plan = dd.plan_stacks(dd.open_catalog(catalog))
     cache = dd.DiskCache(tmp_path / "cache")
     assert len(list(dd.VolumeDataset(plan.stacks, cache=cache))) == 2

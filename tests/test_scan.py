@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dicomdata as dd
+from dicomdata.catalog import update
 from dicomdata.header import Instance
 from dicomdata.scan import FoundFile, find_files, read_headers
 from dicomdata.testing.phantoms import write_series
@@ -287,3 +288,21 @@ def test_a_scan_writes_nothing_below_its_root(tmp_path: Path) -> None:
 
     assert {entry.path: entry.stat().st_mtime_ns for entry in os.scandir(tmp_path)} == before
     assert tmp_path.stat().st_mtime_ns == folder
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def test_a_scan_that_could_not_write_leaves_no_file_without_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "archive")
+    path = tmp_path / "catalog"
+    with monkeypatch.context() as patch:
+        patch.setattr(update, "INSERT_FRAME", "INSERT INTO nowhere VALUES (?)")
+        with pytest.raises(dd.CatalogError, match="cannot be written"):
+            dd.scan(tmp_path / "archive", catalog=path, progress=False)
+
+    catalog = dd.scan(tmp_path / "archive", catalog=path, progress=False)
+
+    assert [series.slices for series in catalog.series] == [5]

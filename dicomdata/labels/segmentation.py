@@ -1,0 +1,180 @@
+"""DICOM Segmentation onto the grid of a Stack: `read_segmentation`.
+
+Each frame is placed by its own plane, so that frames which are few, unequal, in any order, turned
+or a part of the image come to where they were drawn, and nowhere else. What was not drawn is not
+labelled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dicomdata.errors import LabelError
+from dicomdata.labels.belonging import check_frame_of_reference
+from dicomdata.labels.findings import find_empty, find_outside, find_overlap, find_unmeasured
+from dicomdata.labels.placing import count_outside
+from dicomdata.labels.planes import choose_frames, own_grid, place_frames, plane_affine
+from dicomdata.labels.records import Mask, Verdict
+from dicomdata.labels.resampling import resample as resample_voxels
+from dicomdata.labels.segments import parse_segmentation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dicomdata.labels.placing import Placement
+    from dicomdata.labels.segments import SegmentationFile, SegmentationFrame
+    from dicomdata.stack import Stack
+
+
+def read_segmentation(
+    path: str | os.PathLike[str],
+    stack: Stack,
+    *,
+    resample: bool = False,
+    by_images: bool = False,
+) -> Mask:
+    """Read a DICOM Segmentation (binary, fractional or label map) onto the grid of a stack.
+
+    Args:
+        path: the segmentation.
+        stack: the image it was drawn on, or another in the same frame of reference.
+        resample: take the nearest voxel, or what lies between fractions, where the centres of the
+            label's voxels are not those of the stack. Otherwise such a label is refused.
+        by_images: take a label although it names another frame of reference, if each of its frames
+            names an image of the stack: some writers make one up. Otherwise it is refused.
+
+    Returns:
+        (segments, slices, rows, columns): bool, or float32 from 0 to 1 if it is fractional.
+
+    Raises:
+        FileError: if the file cannot be read.
+        HeaderError: if it is not DICOM, or damaged.
+        LabelError: if it is no segmentation, lies in another frame of reference, on other planes
+            than the stack's, or wholly outside it; or contradicts itself.
+    """
+    file = parse_segmentation(os.path.abspath(path))
+    parts = [frame.sources for frame in file.frames] if by_images else None
+    alien = check_frame_of_reference(file.path, {file.frame_of_reference_uid} - {""}, stack, parts)
+    frames, left_out = choose_frames(file, stack)
+    placements = place_frames(file, frames, stack)
+    fitting = [placement for placement in placements if placement is not None]
+    if len(fitting) == len(frames):
+        canvas, verdict = _copied(file, frames, fitting, stack), _verdict(fitting, stack)
+    elif resample:
+        canvas, verdict = _resampled(file, frames, stack)
+    else:
+        raise _off_grid(file, frames[placements.index(None)], stack)
+    findings = chain(
+        alien,
+        left_out,
+        find_outside(file.path, file.segments, canvas.outside, canvas.voxels),
+        find_overlap(canvas.voxels),
+        find_empty(file.segments, canvas.voxels),
+        find_unmeasured(stack),
+    )
+    return Mask(canvas.voxels, file.segments, stack, verdict, tuple(findings), file.path)
+
+
+@dataclass(slots=True)
+class _Canvas:
+    """Segments on a grid, while frames are laid on it."""
+
+    voxels: NDArray[Any]
+    outside: Counter[int] = field(default_factory=Counter)
+
+
+def _canvas(file: SegmentationFile, shape: tuple[int, int, int]) -> _Canvas:
+    dtype = np.float32 if file.type == "FRACTIONAL" else np.bool_
+    try:
+        # Memory of zeros is taken when it is written to: most segments are small.
+        return _Canvas(np.zeros((len(file.segments), *shape), dtype))
+    except (MemoryError, ValueError) as error:
+        raise LabelError(
+            f"{file.path}: {len(file.segments)} segments of {shape} voxels do not fit in memory"
+        ) from error
+
+
+def _copied(
+    file: SegmentationFile,
+    frames: Sequence[SegmentationFrame],
+    placements: Sequence[Placement],
+    stack: Stack,
+) -> _Canvas:
+    """Lay frames on the grid of a stack, voxel for voxel."""
+    canvas = _canvas(file, stack.shape)
+    for frame, placement, pixels in zip(frames, placements, file.pixels(frames), strict=True):
+        for index, part in _segments_in(file, frame, pixels):
+            canvas.outside[index] += placement.copy(part[None], canvas.voxels[index])
+    return canvas
+
+
+def _resampled(
+    file: SegmentationFile, frames: Sequence[SegmentationFrame], stack: Stack
+) -> tuple[_Canvas, Verdict]:
+    """Lay frames on a grid of their own, and give what that has at the centres of the stack's."""
+    affine, numbers = own_grid(file, frames)
+    own = _canvas(file, (max(numbers) + 1, file.rows, file.columns))
+    for frame, number, pixels in zip(frames, numbers, file.pixels(frames), strict=True):
+        for index, part in _segments_in(file, frame, pixels):
+            plane = own.voxels[index, number]
+            np.copyto(plane, part, where=part != 0)
+    voxels, offset = resample_voxels(own.voxels, affine, stack.affine_lps, stack.shape)
+    canvas = _Canvas(voxels)
+    for index, segment in enumerate(own.voxels):
+        canvas.outside[index] = count_outside(segment, affine, stack.affine_lps, stack.shape)
+    rows, columns = frames[0].plane.row_spacing, frames[0].plane.column_spacing
+    how = "linearly" if file.type == "FRACTIONAL" else "to the nearest voxel"
+    text = f"resampled {how} from {own.voxels.shape[1:]} voxels of {rows:.4g} x {columns:.4g} mm"
+    return canvas, Verdict("resampled", offset, text)
+
+
+def _segments_in(
+    file: SegmentationFile, frame: SegmentationFrame, pixels: NDArray[Any]
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Give the segments that a frame holds: which of the file's, and where it is there."""
+    index = {segment.number: i for i, segment in enumerate(file.segments)}
+    if frame.segment is not None:
+        yield index[frame.segment], pixels
+        return
+    for number in np.unique(pixels).tolist():
+        if number == file.background:
+            continue
+        if number not in index:
+            raise LabelError(
+                f"{file.path}: frame {frame.number} holds the value {number}, which Segment "
+                f"Sequence (0062,0002) does not describe: it has {sorted(index)}"
+            )
+        yield index[number], pixels == number
+
+
+def _verdict(placements: Sequence[Placement], stack: Stack) -> Verdict:
+    """Say how frames lie on the grid: planes that are missing are empty, and no difference."""
+    turned = sorted({words for each in placements for words in each.plane_differences})
+    slices = {number for each in placements for number in each.slices_touched}
+    text = f"{len(placements)} frames on {len(slices)} of {stack.shape[0]} slices"
+    return Verdict(
+        "reindexed" if turned else "same_grid",
+        max((each.offset for each in placements), default=0.0),
+        "; ".join([text, *turned]),
+    )
+
+
+def _off_grid(file: SegmentationFile, frame: SegmentationFrame, stack: Stack) -> LabelError:
+    affine = plane_affine(frame.plane)
+    middle = affine @ (0, (file.rows - 1) / 2, (file.columns - 1) / 2, 1)
+    at = np.linalg.inv(stack.affine_lps) @ middle
+    spacing = f"{frame.plane.row_spacing:.5g} x {frame.plane.column_spacing:.5g} mm"
+    expected = f"{stack.spacing[1]:.5g} x {stack.spacing[2]:.5g} mm"
+    return LabelError(
+        f"{file.path}: frame {frame.number} lies on other voxels than stack {stack.id}: its middle "
+        f"is at slice {at[0]:.2f} of {stack.shape[0]}, row {at[1]:.2f}, column {at[2]:.2f}, its "
+        f"pixels are {spacing}, expected {expected}; resample=True takes the nearest"
+    )

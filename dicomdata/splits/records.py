@@ -1,0 +1,356 @@
+"""What was decided: a `Split`, its file, and what has changed in a catalog since.
+
+The file is JSON with a line for each group of cases, made to be read and compared by people too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Literal
+
+from dicomdata.catalog import Catalog
+from dicomdata.errors import DicomDataWarning, FileError, SplitError
+from dicomdata.splits.grouping import cases_of, compared, series_name
+from dicomdata.stack import StackPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dicomdata.catalog import Series
+    from dicomdata.splits.grouping import Case, Source
+    from dicomdata.stack import Stack
+
+FORMAT = "dicomdata split 1"
+"""The first line of a file says so; raised when the same file would mean something else."""
+
+Changed = Literal["error", "warn", "ignore"]
+"""What to do about cases that came or went since the split was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cases that are never parted: one patient's, as far as headers tell."""
+
+    part: str
+    """Where they are: "train", or the number of a fold."""
+
+    patients: tuple[str, ...]
+    """Patient IDs; none where only a study holds them together."""
+
+    studies: tuple[str, ...]
+    """Study Instance UIDs."""
+
+    series: tuple[str, ...]
+    """Series Instance UIDs; "folder ..." where there is none. Empty once they are gone."""
+
+    stratum: str = ""
+    """What it was balanced by: a value, or several of different series; "" where it was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitChanges:
+    """How the cases of a catalog differ from those that were split."""
+
+    added: tuple[str, ...] = ()
+    """Series of patients that are in the split: they are in their patient's part."""
+
+    unknown: tuple[str, ...] = ()
+    """Series of patients that are not: they are in no part, until the split is extended."""
+
+    missing: tuple[str, ...] = ()
+    """Series that are gone."""
+
+    def __bool__(self) -> bool:
+        """Whether anything has changed."""
+        return bool(self.added or self.unknown or self.missing)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        told = {
+            "of known patients came, and are in their patients' parts": self.added,
+            "of unknown patients came, and are in no part": self.unknown,
+            "are gone": self.missing,
+        }
+        return "; ".join(
+            f"{len(series)} series {what} (the first: {series[0]})"
+            for what, series in told.items()
+            if series
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which patient is in which part."""
+
+    seed: int
+    """What the hash of each patient was made with."""
+
+    shares: tuple[tuple[str, float], ...]
+    """Parts and the share each was to have of all patients."""
+
+    groups: tuple[Group, ...]
+    """Every patient, with its part."""
+
+    catalog_fingerprint: str
+    """Digest of the cases it was made of: patients, studies, series and their slices."""
+
+    balanced: bool = False
+    """Whether parts were balanced, rather than drawn patient by patient."""
+
+    stratify: str = ""
+    """What they were balanced by: a column, or "labels"; "" where by nothing."""
+
+    missing_patient: Literal["refuse", "study"] = "refuse"
+    """What was to be done about series that nothing tells whose they are."""
+
+    same: tuple[tuple[str, str], ...] = ()
+    """Pairs of Patient IDs that were said to be one patient's."""
+
+    findings: tuple[str, ...] = ()
+    """What was decided besides, in words."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        return tuple(name for name, _ in self.shares)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of who is where: two splits that have the same are the same to a training."""
+        told = sorted((group.part, group.patients, group.studies) for group in self.groups)
+        return blake2b(repr(told).encode(), digest_size=16).hexdigest()
+
+    def part_of(self, case: Stack | Series) -> str | None:
+        """Give the part of a stack or a series, by its patient, study or itself; None if unknown.
+
+        Raises:
+            SplitError: if its patient is in one part, and its study in another.
+        """
+        return _Places(self).part(case.patient_id, case.study_instance_uid, series_name(case))
+
+    def stacks(
+        self, source: StackPlan | Iterable[Stack], part: str, *, changed: Changed = "error"
+    ) -> tuple[Stack, ...]:
+        """Give the stacks of one part, in the order in which they were planned.
+
+        Args:
+            source: a plan, or stacks of one. A plan may be a selection: what it leaves out is not
+                missing as long as its catalog has it.
+            part: its name.
+            changed: what to do where cases came or went since the split was made: raise, warn, or
+                nothing. A new series of a patient that is known is in that patient's part; a new
+                patient is in none.
+
+        Raises:
+            SplitError: if there is no such part, or the cases have changed.
+        """
+        if part not in self.parts:
+            raise SplitError(f"no part {part!r} in the split: it has {', '.join(self.parts)}")
+        given = source if isinstance(source, StackPlan) else tuple(source)
+        if changed != "ignore":
+            self._tell(self.changes(given), changed)
+        places = _Places(self)
+        stacks = given.stacks if isinstance(given, StackPlan) else given
+        return tuple(
+            stack
+            for stack in stacks
+            if places.part(stack.patient_id, stack.study_instance_uid, series_name(stack)) == part
+        )
+
+    def changes(self, source: Source) -> SplitChanges:
+        """Compare the cases that were split with those there are now.
+
+        Args:
+            source: a catalog or a plan, whose catalog says what is gone, selected or not; of mere
+                stacks, nothing is called gone.
+        """
+        cases = cases_of(source)
+        recorded = {series for group in self.groups for series in group.series}
+        places = _Places(self)
+        new: dict[bool, list[str]] = {True: [], False: []}
+        for case in cases:
+            if case.series not in recorded:
+                known = places.part(case.patient_id, case.study, case.series) is not None
+                new[known].append(case.series)
+        gone = recorded - _all_series(source) if isinstance(source, Catalog | StackPlan) else ()
+        return SplitChanges(tuple(new[True]), tuple(new[False]), tuple(sorted(gone)))
+
+    def fold(self, number: int) -> Split:
+        """Give one fold as a split of its own: "val" is the fold, "train" all others.
+
+        Raises:
+            SplitError: if there is no such fold, or parts are no folds.
+        """
+        if str(number) not in self.parts:
+            raise SplitError(f"no fold {number} in the split: it has {', '.join(self.parts)}")
+        shares = dict(self.shares)
+        held = shares[str(number)]
+        groups = tuple(
+            replace(group, part="val" if group.part == str(number) else "train")
+            for group in self.groups
+        )
+        return replace(self, shares=(("train", 1 - held), ("val", held)), groups=groups)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Give how many patients and how many series each part has."""
+        present = [group for group in self.groups if group.series]
+        patients = Counter(group.part for group in present)
+        series = Counter(dict.fromkeys(self.parts, 0))
+        for group in present:
+            series[group.part] += len(group.series)
+        return {part: (patients[part], series[part]) for part in self.parts}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the split as JSON, whole or not at all.
+
+        Raises:
+            FileError: if it cannot be written.
+        """
+        partial = f"{os.fspath(path)}.partial"
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                file.write(_to_text(self))
+            os.replace(partial, path)
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Split:
+        """Read a split back.
+
+        Raises:
+            FileError: if it cannot be read.
+            SplitError: if it is no split, or was changed so that it leaks or makes no sense.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+        try:
+            split = _from_document(json.loads(text))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise SplitError(f"{path}: not a split: {error!r}") from error
+        try:
+            _check(split)
+        except SplitError as error:
+            raise SplitError(f"{path}: {error}") from error
+        return split
+
+    @staticmethod
+    def _tell(changes: SplitChanges, changed: Changed) -> None:
+        if not changes:
+            return
+        text = f"the cases have changed since they were split: {changes}"
+        if changed == "error":
+            raise SplitError(f"{text}: extend the split, or ask for changed='warn'")
+        warnings.warn(text, DicomDataWarning, stacklevel=3)
+
+
+class _Places:
+    """Finds the part of a case."""
+
+    def __init__(self, split: Split) -> None:
+        self._patients = {
+            compared(each): group.part for group in split.groups for each in group.patients
+        }
+        self._studies = {each: group.part for group in split.groups for each in group.studies}
+        self._series = {each: group.part for group in split.groups for each in group.series}
+
+    def part(self, patient_id: str, study: str, series: str) -> str | None:
+        """Give the part of a case; None where neither patient nor study is known, nor it itself."""
+        patient = compared(patient_id)
+        found = [
+            part
+            for part in (self._patients.get(patient), self._studies.get(study))
+            if part is not None
+        ]
+        if len({*found}) > 1:
+            raise SplitError(
+                f"series {series}: its Patient ID {patient_id!r} is in {found[0]}, and its study "
+                f"{study} in {found[1]}: extend the split, or leave it out"
+            )
+        if found:
+            return found[0]
+        return None if patient or study else self._series.get(series)
+
+
+def fingerprint_of(cases: Iterable[Case]) -> str:
+    """Digest patients, studies, series and how many slices they have."""
+    told = sorted((case.patient_id, case.study, case.series, case.slices) for case in cases)
+    return blake2b(repr(told).encode(), digest_size=16).hexdigest()
+
+
+def _all_series(source: Catalog | StackPlan) -> set[str]:
+    """Name every series of the catalog, of selected ones or not."""
+    catalog = source if isinstance(source, Catalog) else source.catalog
+    return {series_name(series) for series in Catalog(catalog.path).series}
+
+
+def _to_text(split: Split) -> str:
+    """Write a split with a line for each of its groups."""
+    head = {
+        "format": FORMAT,
+        "seed": split.seed,
+        "shares": dict(split.shares),
+        "balanced": split.balanced,
+        "stratify": split.stratify,
+        "missing_patient": split.missing_patient,
+        "same": [list(pair) for pair in split.same],
+        "catalog_fingerprint": split.catalog_fingerprint,
+        "findings": list(split.findings),
+    }
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
+    groups = [
+        json.dumps({name: getattr(group, name) for name in _GROUP_FIELDS}) for group in split.groups
+    ]
+    body = ",\n".join(f"  {group}" for group in groups)
+    return "\n".join(["{", *lines, ' "groups": [', body, " ]", "}", ""])
+
+
+_GROUP_FIELDS = tuple(field.name for field in fields(Group))
+
+
+def _from_document(document: dict[str, Any]) -> Split:
+    """Read what `_to_text` wrote."""
+    if document["format"] != FORMAT:
+        raise ValueError(f"its format is {document['format']!r}, expected {FORMAT!r}")
+    groups = tuple(
+        Group(
+            part=str(group["part"]),
+            stratum=str(group["stratum"]),
+            **{name: tuple(map(str, group[name])) for name in ("patients", "studies", "series")},
+        )
+        for group in document["groups"]
+    )
+    return Split(
+        seed=int(document["seed"]),
+        shares=tuple((str(name), float(share)) for name, share in document["shares"].items()),
+        groups=groups,
+        catalog_fingerprint=str(document["catalog_fingerprint"]),
+        balanced=bool(document["balanced"]),
+        stratify=str(document["stratify"]),
+        missing_patient=document["missing_patient"],
+        same=tuple((str(left), str(right)) for left, right in document["same"]),
+        findings=tuple(map(str, document["findings"])),
+    )
+
+
+def _check(split: Split) -> None:
+    """Refuse a split whose file was changed so that it leaks, or names parts that are none."""
+    places: dict[tuple[str, str], str] = {}
+    for group in split.groups:
+        if group.part not in split.parts:
+            raise SplitError(f"{group.patients or group.studies} are in no part: {group.part!r}")
+        names = [("patient", compared(each)) for each in group.patients]
+        names += [("study", each) for each in group.studies]
+        for kind, name in names:
+            if places.setdefault((kind, name), group.part) != group.part:
+                raise SplitError(
+                    f"{kind} {name} is in {places[kind, name]} and in {group.part}: it would leak"
+                )
