@@ -42,6 +42,8 @@ def watch(event, details):
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(watch)
+# A shell has what it starts in the background ignore Ctrl-C, and its children with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import dicomdata as dd
 print("ready", flush=True)
 try:
