@@ -390,7 +390,7 @@ def test_planes_are_written_where_their_images_are(tmp_path: Path) -> None:
 def test_any_plane_is_traced_and_filled_again(seed: int, share: float) -> None:
     plane = np.random.default_rng(seed).random((7, 9)) < share
 
-    top, left, box, _ = fill(trace(plane), (7, 9))
+    top, left, box, *_ = fill(trace(plane), (7, 9))
 
     again = np.zeros((7, 9), bool)
     if box.size:

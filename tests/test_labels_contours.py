@@ -23,7 +23,7 @@ SHAPE = (20, 20)
 
 def filled(*contours: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
     """Fill contours of a slice of 20 x 20."""
-    top, left, box, _ = fill([np.array(contour, float) for contour in contours], SHAPE)
+    top, left, box, *_ = fill([np.array(contour, float) for contour in contours], SHAPE)
     slice_ = np.zeros(SHAPE, bool)
     if box.size:
         slice_[top : top + box.shape[0], left : left + box.shape[1]] = box
@@ -108,14 +108,14 @@ def test_points_that_were_rounded_are_still_on_the_line() -> None:
 
 
 def test_what_is_outside_the_slice_is_given_beside_it() -> None:
-    top, left, box, _ = fill([np.array(square(-3, 1), float)], SHAPE)
+    top, left, box, *_ = fill([np.array(square(-3, 1), float)], SHAPE)
 
     assert (top, left, box.shape) == (-3, -3, (5, 5))
     assert box.all()
 
 
 def test_an_absurd_contour_takes_no_memory() -> None:
-    top, left, box, _ = fill([np.array(square(-1e9, 1e9), float)], SHAPE)
+    top, left, box, *_ = fill([np.array(square(-1e9, 1e9), float)], SHAPE)
 
     assert (top, left) == (-20, -20)
     assert box.shape == (61, 61)

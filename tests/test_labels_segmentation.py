@@ -151,6 +151,27 @@ def test_another_orientation_is_indexed_back_exactly(images: Path, tmp_path: Pat
     assert mask.verdict.text == "4 frames on 4 of 6 slices; flipped along rows and columns"
 
 
+def test_planes_across_the_slices_are_indexed_back_exactly(images: Path, tmp_path: Path) -> None:
+    # Sagittal planes of axial images: their rows run along the slices, one plane a column.
+    stack = only_stack(images)
+    drawn = np.random.default_rng(4).random(SHAPE) > 0.5
+    write(
+        tmp_path / "seg.dcm", stack,
+        drawn.transpose(2, 0, 1)[..., None].astype(np.uint8),
+        plane_orientation=hd.PlaneOrientationSequence("PATIENT", (0, 1, 0, 0, 0, 1)),
+        plane_positions=positions(stack, *((0, 0, column) for column in range(6))),
+        pixel_measures=hd.PixelMeasuresSequence((2.5, 0.8), 0.5, 0.5),
+    )  # fmt: skip
+
+    mask = dd.read_segmentation(tmp_path / "seg.dcm", stack)
+
+    assert_array_equal(mask.voxels[0], drawn)
+    assert mask.verdict.kind == "reindexed"
+    assert mask.verdict.text == (
+        "6 frames on 6 of 6 slices; axes in the order rows, columns, slices"
+    )
+
+
 def positions(stack: dd.Stack, *corners: Sequence[float]) -> list[hd.PlanePositionSequence]:
     affine = stack.affine_lps
     return [
@@ -256,6 +277,27 @@ def test_resampling_does_not_fill_planes_that_were_left_out(images: Path, tmp_pa
 
     # Spacing Between Slices says that three planes lie between the two.
     assert_array_equal(mask.voxels[0].any(axis=(1, 2)), [True, False, False, False, True, False])
+
+
+def test_a_label_of_thicker_slices_does_not_leave_stripes(images: Path, tmp_path: Path) -> None:
+    stack = only_stack(images)
+    # Slices twice as thick, whose places are those of every second slice.
+    thick = [(-10.0, -20.0, -30.0 + 5 * k) for k in range(3)]
+    write_series(
+        tmp_path / "thick", shape=(3, 4, 6), positions=thick, seed="thick",
+        frame_of_reference_uid=stack.frame_of_reference_uid, extra=STUDY,
+    )  # fmt: skip
+    drawn = np.zeros((3, 4, 6, 1), np.uint8)
+    drawn[:2, 1] = 1
+    write(tmp_path / "seg.dcm", only_stack(tmp_path / "thick"), drawn)
+
+    with pytest.raises(dd.LabelError, match=r"its planes are 2\.00 slices of stack .* apart"):
+        dd.read_segmentation(tmp_path / "seg.dcm", stack)
+    mask = dd.read_segmentation(tmp_path / "seg.dcm", stack, resample=True)
+
+    # Planes at slices 0 and 2; of two equally near, the lower one.
+    assert_array_equal(mask.voxels[0].sum(axis=(1, 2)), [6, 6, 6, 6, 0, 0])
+    assert mask.verdict.kind == "resampled"
 
 
 def test_a_fraction_is_a_share_of_the_maximum(images: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.testing import assert_array_equal
 from pydicom.uid import ExplicitVRLittleEndian
 
 import dicomdata as dd
+from dicomdata.labels.roi import parse_structures
 from dicomdata.testing.phantoms import Each, write_series
 
 if TYPE_CHECKING:
@@ -124,7 +125,12 @@ def test_a_contour_within_another_is_a_hole(tmp_path: Path) -> None:
 
     assert mask.of("two").sum() == 84
     assert_array_equal(mask.of("keyhole"), mask.of("two"))
-    assert [each.kind for each in mask.findings] == ["overlap"]
+    # Four by four pixels have twelve around them.
+    assert [(each.kind, each.amount) for each in mask.findings] == [
+        ("hole_edge", 12),
+        ("hole_edge", 12),
+        ("overlap", 84),
+    ]
 
 
 @pytest.mark.parametrize("number", [-1, 4])
@@ -225,6 +231,32 @@ def test_a_contour_between_slices_is_refused_or_resampled(tmp_path: Path) -> Non
     assert mask.verdict.kind == "resampled"
     assert mask.verdict.offset == pytest.approx(0.3)
     assert [(each.kind, each.amount) for each in mask.findings] == [("between_slices", 1)]
+
+
+def test_contours_of_thicker_slices_do_not_leave_stripes(tmp_path: Path) -> None:
+    stack = only_stack(tmp_path / "ct", shape=(6, 14, 16))
+    path = write(
+        tmp_path / "rt.dcm", stack.frame_of_reference_uid,
+        {"part": [contour(at(stack, k, square(2, 5))) for k in (1, 3)]},
+    )  # fmt: skip
+
+    with pytest.raises(dd.LabelError, match=r"2 slices of stack .* apart"):
+        dd.read_structures(path, stack)
+    mask = dd.read_structures(path, stack, resample=True)
+
+    assert_array_equal(mask.voxels[0].sum(axis=(1, 2)), [16, 16, 16, 16, 16, 0])
+    assert mask.verdict.kind == "resampled"
+    assert mask.verdict.offset == pytest.approx(1)
+
+
+def test_contours_drawn_on_every_second_image_are_as_sparse_as_that(tmp_path: Path) -> None:
+    stack = only_stack(tmp_path / "ct")
+    drawn = [contour(at(stack, k, square(2, 5)), image=stack.sop_instance_uids[k]) for k in (1, 3)]
+    path = write(tmp_path / "rt.dcm", stack.frame_of_reference_uid, {"part": drawn})
+
+    mask = dd.read_structures(path, stack)
+
+    assert_array_equal(mask.voxels[0].sum(axis=(1, 2)), [0, 16, 0, 16])
 
 
 def test_a_contour_across_slices_is_refused(tmp_path: Path) -> None:
@@ -361,9 +393,20 @@ def test_real_structure_sets_hold_their_contours(
     mask = dd.read_structures(corpus / known["file"], stack, by_images=name == "rt")
 
     assert mask.names == tuple(roi["name"] for roi in known["rois"])
+    regions = parse_structures(str(corpus / known["file"])).regions
+    assert [
+        (len(region.contours), sum(len(each.points) for each in region.contours))
+        for region in regions
+    ] == [(roi["n_contours"], roi["n_points"]) for roi in known["rois"]]
     left_out = sum(sum(z not in (60.0, 65.0) for z in roi["zs"]) for roi in known["rois"])
     assert sum(each.kind == "outside" for each in mask.findings) == left_out
     affine = stack.affine_lps
+    pixel = stack.spacing[1] * stack.spacing[2]
+    for region, voxels in zip(regions, mask.voxels, strict=True):
+        # One line within another is a hole, and its area is less than that of the outer one.
+        areas = sorted(_area(each.points) for each in region.contours if each.points[0, 2] == 60)
+        outer, holes = areas[-1], sum(areas[:-1])
+        assert voxels[0].sum() == pytest.approx((outer - holes) / pixel, rel=0.03)
     for roi, voxels in zip(known["rois"], mask.voxels, strict=True):
         places = np.argwhere(voxels) @ affine[:3, :3].T + affine[:3, 3]
         (left, top, _), (right, bottom, _) = roi["bbox"]
@@ -375,6 +418,12 @@ def test_real_structure_sets_hold_their_contours(
             assert (per_slice <= other["per_slice"]).all()
             grown = [_grown(plane).sum() for plane in voxels]
             assert (np.array(grown) >= other["per_slice"]).all()
+
+
+def _area(points: np.ndarray) -> float:
+    """Give the area within points (points, 3) of an axial plane, mm2, by Gauss's formula."""
+    x, y = points[:, 0], points[:, 1]
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def _grown(plane: np.ndarray) -> np.ndarray:

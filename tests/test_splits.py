@@ -383,6 +383,20 @@ def test_cases_that_came_or_went_are_told(tmp_path: Path, planned: Planned) -> N
     assert not split.changes(plan)
 
 
+def test_series_that_change_hands_are_told(tmp_path: Path, planned: Planned) -> None:
+    for patient in "ABCD":
+        write_case(tmp_path / "before", patient)
+        write_case(tmp_path / "after", "E" if patient == "A" else patient, name=patient)
+    split = dd.make_split(planned(tmp_path / "before"), 2, seed=0, balanced=True)
+    after = planned(tmp_path / "after")
+
+    changes = split.changes(after)
+
+    assert changes == dd.SplitChanges(renamed=True)
+    with pytest.raises(dd.SplitError, match="series have other Patient IDs or Study Instance UID"):
+        split.stacks(after, "0")
+
+
 def test_what_a_selection_leaves_out_is_not_missing(archive: dd.Catalog) -> None:
     split = dd.make_split(archive, 2, seed=0)
     plan = dd.plan_stacks(archive.select(manufacturer="GE"))

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dicomdata as dd
+from dicomdata.testing.contracts import CacheContract
 from dicomdata.testing.phantoms import write_series
 from dicomdata.testing.strategies import series_phantoms
 from dicomdata.volume.files import read_voxels
@@ -331,6 +332,24 @@ def test_whole_numbers_in_floating_point_are_a_label(
     path = save_nifti(tmp_path / "label.nii", labels.astype(np.float64), stack.affine_lps)
 
     np.testing.assert_array_equal(flat(dd.read_label_file(path, stack)), labels)
+
+
+def test_a_label_that_was_stored_with_a_scale_is_a_label(
+    stack: dd.Stack, labels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = save_nifti(tmp_path / "label.nii", labels * np.uint8(100), stack.affine_lps)
+    head = bytearray(path.read_bytes())
+    struct.pack_into("<2f", head, 112, 0.01, 0.0)  # scl_slope, scl_inter: 0.01 is none in binary
+    path.write_bytes(head)
+
+    np.testing.assert_array_equal(flat(dd.read_label_file(path, stack)), labels)
+
+
+def test_a_picture_in_colour_is_no_label(stack: dd.Stack, tmp_path: Path) -> None:
+    path = write_slicer(tmp_path / "a.nrrd", np.ones((*SHAPE, 3), np.uint8), "comment:=colour")
+
+    with pytest.raises(dd.LabelError, match="3 values a voxel, as of a colour: no label"):
+        dd.read_label_file(path, stack)
 
 
 def write_slicer(path: Path, voxels: NDArray[np.uint8], text: str) -> Path:
@@ -760,6 +779,30 @@ def test_a_box_of_a_volume_is_written_where_it_lies(stack: dd.Stack, tmp_path: P
     np.testing.assert_array_equal(whole(file), part.voxels)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "written"),
+    [("?", "u1"), ("f2", "f4"), ("i8", "i4"), ("u8", "u4"), (">i2", "i2"), ("f8", "f8")],
+)
+def test_predictions_are_written_in_types_that_others_read(
+    stack: dd.Stack, tmp_path: Path, dtype: str, written: str
+) -> None:
+    voxels = np.ones(SHAPE, dtype)
+
+    dd.write_volume(tmp_path / "v.nii", dd.PlacedVoxels(voxels, stack.affine_lps))
+
+    stored = np.asarray(nib.load(tmp_path / "v.nii").dataobj)
+    assert stored.dtype == np.dtype(written)
+    assert (stored == 1).all()
+
+
+def test_numbers_that_do_not_fit_are_not_written(stack: dd.Stack, tmp_path: Path) -> None:
+    arrays: list[NDArray[Any]] = [np.full(SHAPE, 2**40), np.ones(SHAPE, np.complex64)]
+    for voxels in arrays:
+        with pytest.raises(dd.HeaderError, match=r"do not fit int32|cannot be written"):
+            dd.write_volume(tmp_path / "v.nii", dd.PlacedVoxels(voxels, stack.affine_lps))
+    assert not (tmp_path / "v.nii").exists()
+
+
 def test_only_what_others_can_read_is_written(stack: dd.Stack, tmp_path: Path) -> None:
     volume = dd.read_volume(stack)
 
@@ -791,51 +834,89 @@ def test_real_nrrd_labels_are_their_twins_in_dicom(
     assert mask.voxels.sum() == told["hd_sum"][0]
 
 
-# --- names ----------------------------------------------------------------------------------------
+# --- where stacks stand ---------------------------------------------------------------------------
 
 
 @pytest.fixture
-def named(stack: dd.Stack) -> dd.Mask:
-    """Four segments of one slice each."""
-    voxels = np.zeros((4, *SHAPE), np.bool_)
-    for i in range(4):
-        voxels[i, i] = True
-    names = ("Lung_L", "lung right", "GTV 1", "Couch")
-    segments = tuple(dd.Segment(i + 3, name) for i, name in enumerate(names))
-    return dd.Mask(voxels, segments, stack, dd.Verdict("same_grid", 0.0, ""), (), "plan.dcm")
+def files(tmp_path: Path, planned: Planned) -> list[dd.VolumeFile]:
+    """Two volumes of 5 x 4 x 6 voxels, HU, one of them with its voxels in a file of its own."""
+    files = []
+    for name, suffix in (("P1", ".nii.gz"), ("P2", ".mhd")):
+        write_series(tmp_path / name, patient_id=name, seed=name)
+        (stack,) = planned(tmp_path / name).stacks
+        dd.write_volume(tmp_path / f"{name}{suffix}", dd.read_volume(stack))
+        files.append(dd.open_volume(tmp_path / f"{name}{suffix}", patient_id=name, modality="CT"))
+    return files
 
 
-def test_segments_are_chosen_by_regular_expressions(named: dd.Mask) -> None:
-    chosen = dd.select_segments(named, {"tumour": "GTV ?[0-9]*", "lung": "(?i)lung.*"})
+@pytest.mark.parametrize("window", [None, (-1000.0, 400.0)])
+def test_a_file_is_read_as_a_stack_is(
+    files: list[dd.VolumeFile], tmp_path: Path, planned: Planned, window: Any
+) -> None:
+    (stack,) = planned(tmp_path / "P1").stacks
+    box = dd.Region(slices=slice(1, 4), columns=slice(-2, None))
 
-    assert [(segment.number, segment.name) for segment in chosen.segments] == [
-        (1, "tumour"),
-        (2, "lung"),
-    ]
-    np.testing.assert_array_equal(chosen.of("lung"), named.voxels[0] | named.voxels[1])
-    assert [str(finding) for finding in chosen.findings] == [
-        "joined: 'lung' is 'Lung_L', 'lung right'",
-        "left_out: not asked for: 'Couch'",
-    ]
-
-
-def test_a_segment_that_is_missing_is_refused_empty_or_left_out(named: dd.Mask) -> None:
-    patterns = {"heart": "(?i)heart", "tumour": "GTV.*"}
-
-    with pytest.raises(dd.LabelError, match=r"plan\.dcm: no segment is 'heart'; it has 'Lung_L', "):
-        dd.select_segments(named, patterns)
-    empty = dd.select_segments(named, patterns, missing="empty")
-    fewer = dd.select_segments(named, patterns, missing="drop")
-
-    assert empty.voxels.sum(axis=(1, 2, 3)).tolist() == [0, 24]
-    assert [(segment.number, segment.name) for segment in fewer.segments] == [(2, "tumour")]
-    assert all("missing: no segment is 'heart'" in map(str, m.findings) for m in (empty, fewer))
+    for file in files:
+        for region in (None, box):
+            found = dd.read_volume(file, region, window=window)
+            expected = dd.read_volume(stack, region, window=window)
+            np.testing.assert_array_equal(found.voxels, expected.voxels)
+            np.testing.assert_allclose(found.affine_lps, expected.affine_lps, rtol=0, atol=1e-5)
+            assert (found.unit, found.voxels.dtype) == (expected.unit, expected.voxels.dtype)
+            assert found.valid.all()
+        assert dd.read_volume(file, dtype=np.int16).voxels.dtype == np.int16
 
 
-def test_what_names_do_not_decide_is_refused(named: dd.Mask) -> None:
-    with pytest.raises(dd.LabelError, match="'GTV 1' fits the patterns of 'a' and of 'b'"):
-        dd.select_segments(named, {"a": "GTV.*", "b": ".*1"})
-    with pytest.raises(dd.LabelError, match="segments that nothing asks for: 'GTV 1', 'Couch'"):
-        dd.select_segments(named, {"lung": "(?i)lung.*"}, others="error")
-    with pytest.raises(dd.ConfigError, match="is no regular expression"):
-        dd.select_segments(named, {"lung": "(lung"})
+def test_a_file_is_a_sample_and_a_patch(files: list[dd.VolumeFile]) -> None:
+    volumes = pickle.loads(pickle.dumps(dd.VolumeDataset(files)))
+    patches = dd.PatchDataset(files, (2, 4, 4), where=dd.GridPatches())
+    padded = dd.PatchDataset(files, (8, 8, 8))
+
+    assert volumes[0]["image"].shape == (1, 6, 4, 5)
+    assert [volumes[i]["patient_id"] for i in range(2)] == ["P1", "P2"]
+    assert volumes[1]["unit"] == "HU"
+    whole = dd.read_volume(files[0]).voxels
+    np.testing.assert_array_equal(
+        patches[0]["image"][0].permute(2, 1, 0).numpy(), whole[:2, :4, :4]
+    )
+    assert float(padded[0]["image"].min()) == -1024.0
+
+
+class TestVolumeFilesOnDisk(CacheContract):
+    """The contract of caches, with volume files where the stacks stand."""
+
+    # These look at single slices of DICOM, which lie in files of their own.
+    test_a_box_of_a_repaired_stack_tells_which_slices_were_measured: Any = None
+    test_a_box_of_files_that_changed_is_not_cut_from_the_kept_volume: Any = None
+    test_a_file_that_changed_is_not_served_from_the_cache: Any = None
+    test_a_file_that_is_gone_is_missed: Any = None
+
+    def make(self, folder: Path) -> dd.VolumeCache:
+        return dd.DiskCache(folder)
+
+    @pytest.fixture
+    def make_stack(self, tmp_path: Path) -> Callable[..., dd.Stack]:
+        def make(name: str = "series", policy: dd.Policy | None = None, **changes: Any) -> dd.Stack:
+            write_series(tmp_path / name, seed=name, **changes)
+            catalog = dd.scan(tmp_path / name, progress=False)
+            (stack,) = dd.plan_stacks(catalog, policy).stacks
+            dd.write_volume(tmp_path / f"{name}.mha", dd.read_volume(stack))
+            return dd.open_volume(tmp_path / f"{name}.mha")
+
+        return make
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_file_that_was_replaced_is_not_taken_from_a_cache(
+    files: list[dd.VolumeFile], which: int
+) -> None:
+    file, cache = files[which], dd.MemoryCache()
+    box = dd.Region(slices=slice(2, 4))
+    cache.get(file, dd.read_volume)
+    cache.get(file, dd.read_volume, box)
+
+    os.utime(file.files[-1][0], ns=(1, 1))
+
+    for region in (None, box):
+        with pytest.raises(dd.StaleError, match="has changed since it was opened"):
+            cache.get(file, dd.read_volume, region)

@@ -9,6 +9,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from dicomdata.volume import VolumeFile
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,14 +32,15 @@ def is_fresh(stack: Stack, region: Region | None = None) -> bool:
     """Whether every source file still has the size and time it was planned with.
 
     One stat a file, no file is opened. Of a box, the files of its slices are looked at, which are
-    those that would be read for it; of a stack that is resampled, all of them.
+    those that would be read for it; of a stack that is resampled, or a volume file, all of them.
 
     Raises:
         StaleError: if the catalog has changed since and tells another story.
         ValueError: if the region is empty.
     """
     files = _files_of(stack)
-    if region is not None and not stack.sampling and stack.shear is None:
+    in_slices = not (stack.sampling or stack.shear or isinstance(stack, VolumeFile))
+    if region is not None and in_slices:
         slices = region.within(stack.shape)[0]
         files = files[slices.start : slices.stop]
     # The frames of one file are looked at once.

@@ -32,7 +32,9 @@ _OWN_UID = "@"
 
 
 def pack(stacks: Sequence[Stack]) -> tuple[bytes, ...]:
-    """Give stacks as compressed columns, one a field."""
+    """Give stacks as compressed columns, one a field; all in one where some are no DICOM."""
+    if any(type(stack) is not Stack for stack in stacks):
+        return (bz2.compress(pickle.dumps(tuple(stacks))),)
     columns: dict[str, Any] = {name: [getattr(stack, name) for stack in stacks] for name in _NAMES}
     uids = columns["series_instance_uid"]
     columns["id"] = [
@@ -47,6 +49,10 @@ def pack(stacks: Sequence[Stack]) -> tuple[bytes, ...]:
 
 def unpack(packed: Iterable[bytes]) -> tuple[Stack, ...]:
     """Give back the stacks that were packed."""
+    packed = tuple(packed)
+    if len(packed) == 1:
+        whole: tuple[Stack, ...] = pickle.loads(bz2.decompress(packed[0]))  # noqa: S301 - as below
+        return whole
     columns: dict[str, Any] = {
         name: pickle.loads(bz2.decompress(column))  # noqa: S301 - it came in the pickle of a dataset
         for name, column in zip(_NAMES, packed, strict=True)

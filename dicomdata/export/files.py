@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
-_NUMBERS = {np.dtype(name) for name in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")}
-"""Types that every program reads."""
+_WRITTEN = {"b": "u1", "f2": "f4", "i8": "i4", "u8": "u4"}
+"""Types that not every program reads -> what they are written as, where that loses nothing."""
 
 
 class Placed(Protocol):
@@ -123,16 +123,29 @@ def _image(path: str, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
         import SimpleITK as sitk  # noqa: N813 - as everyone calls it
     except ImportError as error:
         raise ConfigError(f"{path}: needs SimpleITK: install dicomdata[labels]") from error
-    plain = voxels.astype(np.uint8) if voxels.dtype == np.bool_ else voxels
-    if plain.dtype not in _NUMBERS:
-        raise HeaderError(f"{path}: voxels of type {plain.dtype} cannot be written: convert them")
-    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(plain))
+    plain = _as_written(path, voxels)
+    image: Any = sitk.GetImageFromArray(plain)
     steps = affine[:3, 2::-1]
     lengths = np.linalg.norm(steps, axis=0)
     image.SetSpacing(lengths.tolist())
     image.SetDirection((steps / lengths).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     return image
+
+
+def _as_written(path: str, voxels: NDArray[Any]) -> NDArray[Any]:
+    """Give voxels in a type that every program reads.
+
+    Raises:
+        HeaderError: if they are no numbers, or do not fit.
+    """
+    if voxels.dtype.kind not in "biuf" or voxels.dtype.itemsize > 8:
+        raise HeaderError(f"{path}: voxels of type {voxels.dtype} cannot be written")
+    name = "b" if voxels.dtype == np.bool_ else voxels.dtype.str[1:]
+    written = voxels.astype(_WRITTEN.get(name, name), copy=False)
+    if voxels.dtype.kind in "iu" and not np.array_equal(written, voxels):
+        raise HeaderError(f"{path}: voxels up to {voxels.max()} do not fit {written.dtype}")
+    return np.ascontiguousarray(written)
 
 
 def _write(image: Any, path: str, suffix: str, *, compress: bool) -> None:

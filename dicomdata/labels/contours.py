@@ -71,6 +71,10 @@ class Region(NamedTuple):
     """Pixels within two lines of which neither holds the other. There exclusive or leaves out what
     both enclose, which may not be what was meant."""
 
+    on_holes: int
+    """Pixels on the line of a hole, left out. Who draws a hole through the pixels around it, rather
+    than through its own or between them, meant them to be in."""
+
 
 def fill(contours: Iterable[Points], shape: tuple[int, int]) -> Region:
     """Give the pixels of closed contours (points, 2) of one slice, combined by exclusive or.
@@ -86,7 +90,7 @@ def fill(contours: Iterable[Points], shape: tuple[int, int]) -> Region:
         spikes += [_fill_line(line, shape) for line in there_and_back]
     everything = [part for part in (*parts, *spikes) if part.inside.size]
     if not everything:
-        return Region(0, 0, np.zeros((0, 0), np.bool_), 0)
+        return Region(0, 0, np.zeros((0, 0), np.bool_), 0, 0)
     top = min(part.row for part in everything)
     left = min(part.column for part in everything)
     bottom = max(part.row + part.inside.shape[0] for part in everything)
@@ -103,7 +107,8 @@ def fill(contours: Iterable[Points], shape: tuple[int, int]) -> Region:
     region |= (visited > 0) & (within + lines_met == 0)
     # Lines that lie apart, as most do, cannot cross.
     crossed = _count_crossings(parts) if within.max() > 1 else 0
-    return Region(top, left, region, crossed)
+    on_holes = int(np.count_nonzero((lines_met == 1) & (within % 2 == 1)))
+    return Region(top, left, region, crossed, on_holes)
 
 
 def _count_crossings(parts: Sequence[Filled]) -> int:

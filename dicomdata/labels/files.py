@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _HIGHEST = 2**16 - 1
 """Highest value of a label: that of uint16, in which `Mask.labelmap` holds it."""
 
+_ROUNDING = 1e-3
+"""By how much a value may miss a whole number: some programs store labels with a scale."""
+
 _MOST_VALUES = 1024
 """Values that one label may have: a whole body has a few hundred structures, an image thousands."""
 
@@ -133,10 +136,9 @@ def _read_layers(header: FileHeader) -> list[NDArray[np.uint16]]:
         raise LabelError(
             f"{header.path}: expected values of a label, 0 to {_HIGHEST}, found {low} to {high}"
         )
-    values = stored.astype(np.uint16)
-    if stored.dtype.kind == "f" and (values != stored).any():
-        odd = stored[values != stored].ravel()[0]
-        raise LabelError(f"{header.path}: expected whole numbers, one a segment, found {odd}")
+    values = np.rint(stored).astype(np.uint16) if stored.dtype.kind == "f" else stored.astype("u2")
+    if stored.dtype.kind == "f" and (odd := stored[np.abs(stored - values) > _ROUNDING]).size:
+        raise LabelError(f"{header.path}: expected whole numbers, one a segment, found {odd[0]}")
     return [values[..., layer] for layer in range(header.layers)]
 
 
@@ -165,6 +167,8 @@ def _parts(
         raise LabelError(f"{header.path}: has layers: a value alone does not tell its segment")
     else:
         known = {(0, value): name for value, name in names.items()}
+    if len(layers) > 1 and not known:
+        raise LabelError(f"{header.path}: {len(layers)} values a voxel, as of a colour: no label")
     if names is None and not known:
         known = {place: str(place[1]) for place in found}
     unnamed = sorted({value for layer, value in found if (layer, value) not in known})

@@ -27,6 +27,10 @@ SAME_CENTRE = 0.1
 """Distance between voxel centres that is rounding, in voxels: .7031 mm written for .703125 comes to
 .02 over 512 columns, and the next voxel is ten times as far."""
 
+THICKER = 1.5
+"""Slices that one plane of a label stands for, from which on it is of thicker slices: the next
+whole number is 2, and spacing is stated with all kinds of errors."""
+
 _AXES = ("slices", "rows", "columns")
 
 

@@ -102,6 +102,27 @@ def place_frames(
     return placements
 
 
+def plane_spacing(
+    file: SegmentationFile,
+    frames: Sequence[SegmentationFrame],
+    placements: Sequence[Placement],
+    stack: Stack,
+) -> float:
+    """Give how many slices of the stack each plane of a label stands for; 1 where it is its own.
+
+    A label of thick slices may lie on every second one of thin slices, which it does not leave
+    out. What was drawn on the stack's own images is as sparse as it was drawn.
+    """
+    ours = stack_sources(stack)
+    if not frames or any(not frame.sources.isdisjoint(ours) for frame in frames):
+        return 1.0
+    thin = placements[0].axes.index(0)
+    if file.spacing_between_slices:
+        return abs(file.spacing_between_slices) / stack.spacing[thin]
+    gaps = np.diff(sorted({placement.start[thin] for placement in placements}))
+    return float(gaps.min()) if gaps.size else 1.0
+
+
 def plane_affine(plane: PlaneGeometry) -> NDArray[np.float64]:
     """Give (slice, row, column, 1) -> LPS mm of one plane; its step to the next slice is 1 mm."""
     along, down = np.array(plane_directions(plane)).reshape(2, 3)

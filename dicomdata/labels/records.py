@@ -122,7 +122,10 @@ class Mask:
                 f"{self.path or 'mask'}: expected voxels of shape {expected}, (segments, slices, "
                 f"rows, columns), got {self.voxels.shape}"
             )
-        self.voxels.flags.writeable = False
+        # A view: whoever made the array may still write to it.
+        view = self.voxels.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "voxels", view)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -18,8 +18,14 @@ import numpy as np
 from dicomdata.errors import LabelError
 from dicomdata.labels.belonging import check_frame_of_reference
 from dicomdata.labels.findings import find_empty, find_outside, find_overlap, find_unmeasured
-from dicomdata.labels.placing import count_outside
-from dicomdata.labels.planes import choose_frames, own_grid, place_frames, plane_affine
+from dicomdata.labels.placing import THICKER, count_outside
+from dicomdata.labels.planes import (
+    choose_frames,
+    own_grid,
+    place_frames,
+    plane_affine,
+    plane_spacing,
+)
 from dicomdata.labels.records import Mask, Verdict
 from dicomdata.labels.resampling import resample as resample_voxels
 from dicomdata.labels.segments import parse_segmentation
@@ -66,10 +72,17 @@ def read_segmentation(
     frames, left_out = choose_frames(file, stack)
     placements = place_frames(file, frames, stack)
     fitting = [placement for placement in placements if placement is not None]
-    if len(fitting) == len(frames):
+    whole = len(fitting) == len(frames)
+    thick = plane_spacing(file, frames, fitting, stack) if whole else 1.0
+    if whole and thick < THICKER:
         canvas, verdict = _copied(file, frames, fitting, stack), _verdict(fitting, stack)
     elif resample:
         canvas, verdict = _resampled(file, frames, stack)
+    elif whole:
+        raise LabelError(
+            f"{file.path}: its planes are {thick:.2f} slices of stack {stack.id} apart, and would "
+            f"leave slices between them empty; resample=True takes the nearest plane"
+        )
     else:
         raise _off_grid(file, frames[placements.index(None)], stack)
     findings = chain(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from dicomdata.labels.belonging import (
 )
 from dicomdata.labels.contours import fill
 from dicomdata.labels.findings import find_empty, find_outside, find_overlap, find_unmeasured
-from dicomdata.labels.placing import SAME_CENTRE
+from dicomdata.labels.placing import SAME_CENTRE, THICKER
 from dicomdata.labels.records import LabelFinding, Mask, Verdict
 from dicomdata.labels.roi import CLOSED, parse_structures
 
@@ -58,6 +58,10 @@ _WORDS: Mapping[str, tuple[str, Literal["contours", "voxels"]]] = {
         "{count} voxels lie within two contours of {name} that cross: left out by exclusive or",
         "voxels",
     ),
+    "hole_edge": (
+        "{count} voxels lie on the line of a hole of {name}: taken to belong to the hole",
+        "voxels",
+    ),
 }
 """Kind of finding -> what is said of a region, and what is counted."""
 
@@ -77,8 +81,8 @@ def read_structures(
     Args:
         path: the structure set.
         stack: the image it was drawn on, or another in the same frame of reference.
-        resample: let contours between two slices count for the nearer one. Otherwise such a label
-            is refused.
+        resample: let contours between two slices count for the nearer one, and those of thicker
+            slices for all that they stand for. Otherwise such a label is refused.
         by_images: take a region although it names another frame of reference, if each of its
             contours names an image of the stack: some writers make one up. Otherwise it is refused.
 
@@ -102,12 +106,14 @@ def read_structures(
     own = _own_contours(file, regions, stack)
     for index, region in enumerate(regions):
         sorted_out = _sort(file, region, own[index], slices, noted, resample=resample)
+        sorted_out = _spread(file, region, sorted_out, slices, resample=resample)
         for number, contours in sorted_out.items():
             kept = _once(region, contours, noted)
             filled = fill([each.points for each in kept], stack.shape[1:])
             outside[index] += _paint(voxels[index, number], filled)
-            if filled.crossed:
-                noted["crossing", region.segment.name] += filled.crossed
+            for kind, count in (("crossing", filled.crossed), ("hole_edge", filled.on_holes)):
+                if count:
+                    noted[kind, region.segment.name] += count
             placed += kept
     _check_something(file, placed, noted)
     findings = chain(
@@ -259,6 +265,42 @@ def _nearest(region: Region, contours: list[_Placed], noted: _Noted) -> list[_Pl
     if len(kept) < len(contours):
         noted["between_slices", region.segment.name] += len(contours) - len(kept)
     return kept
+
+
+def _spread(
+    file: StructureSet,
+    region: Region,
+    contours: dict[int, list[_Placed]],
+    slices: _Slices,
+    *,
+    resample: bool,
+) -> dict[int, list[_Placed]]:
+    """Let contours of thicker slices count for the slices of the stack between them.
+
+    Contours drawn on the stack's own images are as sparse as they were drawn.
+
+    Raises:
+        LabelError: if they are of thicker slices, and are not to be resampled.
+    """
+    numbers = sorted(contours)
+    apart = min((after - before for before, after in pairwise(numbers)), default=1)
+    if apart < THICKER or any(slices.named(contour) for contour in region.contours):
+        return contours
+    if not resample:
+        raise LabelError(
+            f"{file.path}: contours of ROI {region.segment.number} ({region.segment.name!r}) are "
+            f"{apart} slices of stack {slices.stack.id} apart, and would leave those between them "
+            f"empty; resample=True takes the nearest contour"
+        )
+    spread = {}
+    for number in range(slices.stack.shape[0]):
+        nearest = min(numbers, key=lambda each: abs(each - number))
+        if abs(nearest - number) <= apart / 2:
+            spread[number] = [
+                each._replace(slice_number=number, distance=abs(each.depth - number))
+                for each in contours[nearest]
+            ]
+    return spread
 
 
 def _off_slice(file: StructureSet, region: Region, contour: Contour, placed: _Placed) -> LabelError:

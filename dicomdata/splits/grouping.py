@@ -38,9 +38,6 @@ class Case:
     series: str
     """Series Instance UID (0020,000E), or the folder of a series that has none."""
 
-    slices: int
-    """Frames of the series."""
-
     columns: Mapping[str, Any]
     """All columns of the catalog."""
 
@@ -96,16 +93,13 @@ def _case_of_series(series: Series) -> Case:
         series.patient_id,
         series.study_instance_uid,
         series_name(series),
-        series.slices,
         series.columns_by_name,
     )
 
 
 def _case_of_stack(stack: Stack) -> Case:
-    return Case(
-        stack.patient_id, stack.study_instance_uid, series_name(stack), stack.shape[0],
-        {"modality": stack.modality, "unit": stack.unit},
-    )  # fmt: skip
+    columns = {"modality": stack.modality, "unit": stack.unit}
+    return Case(stack.patient_id, stack.study_instance_uid, series_name(stack), columns)
 
 
 def compared(patient_id: str) -> str:

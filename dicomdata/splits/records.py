@@ -65,9 +65,12 @@ class SplitChanges:
     missing: tuple[str, ...] = ()
     """Series that are gone."""
 
+    renamed: bool = False
+    """Whether the same series are said to be of other patients or studies than they were."""
+
     def __bool__(self) -> bool:
         """Whether anything has changed."""
-        return bool(self.added or self.unknown or self.missing)
+        return bool(self.added or self.unknown or self.missing or self.renamed)
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -76,11 +79,14 @@ class SplitChanges:
             "of unknown patients came, and are in no part": self.unknown,
             "are gone": self.missing,
         }
-        return "; ".join(
+        lines = [
             f"{len(series)} series {what} (the first: {series[0]})"
             for what, series in told.items()
             if series
-        )
+        ]
+        if self.renamed:
+            lines.append("series have other Patient IDs or Study Instance UIDs than they had")
+        return "; ".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ class Split:
     """Every patient, with its part."""
 
     catalog_fingerprint: str
-    """Digest of the cases it was made of: patients, studies, series and their slices."""
+    """Digest of the cases it was made of: patients, studies and series."""
 
     balanced: bool = False
     """Whether parts were balanced, rather than drawn patient by patient."""
@@ -177,8 +183,14 @@ class Split:
             if case.series not in recorded:
                 known = places.part(case.patient_id, case.study, case.series) is not None
                 new[known].append(case.series)
-        gone = recorded - _all_series(source) if isinstance(source, Catalog | StackPlan) else ()
-        return SplitChanges(tuple(new[True]), tuple(new[False]), tuple(sorted(gone)))
+        gone: set[str] = set()
+        renamed = False
+        if isinstance(source, Catalog | StackPlan):
+            gone = recorded - _all_series(source)
+            # Of a selection, the digest of all tells nothing.
+            if recorded == {case.series for case in cases}:
+                renamed = fingerprint_of(cases) != self.catalog_fingerprint
+        return SplitChanges(tuple(new[True]), tuple(new[False]), tuple(sorted(gone)), renamed)
 
     def fold(self, number: int) -> Split:
         """Give one fold as a split of its own: "val" is the fold, "train" all others.
@@ -281,8 +293,8 @@ class _Places:
 
 
 def fingerprint_of(cases: Iterable[Case]) -> str:
-    """Digest patients, studies, series and how many slices they have."""
-    told = sorted((case.patient_id, case.study, case.series, case.slices) for case in cases)
+    """Digest which series are whose."""
+    told = sorted((case.patient_id, case.study, case.series) for case in cases)
     return blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
 

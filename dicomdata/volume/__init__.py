@@ -3,6 +3,9 @@
 Each file is opened once; of native frames only the rows of the region are read, of compressed
 ones only the frames. Voxels are written once, where they will be: besides the volume itself each
 thread has memory for a few slices.
+
+`files` has volumes that are no DICOM, which stand where a stack stands: `formats` and `nifti` read
+them, `claims` says what they say of themselves, `checksums` whether they are whole.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dicomdata.geometry import lps_to_ras
 from dicomdata.pixels import FrameReader, check_claims
 from dicomdata.regions import Region
 from dicomdata.rescale import Window
+from dicomdata.volume.files import VolumeFile, open_volume, read_voxels
 from dicomdata.volume.resampling import resample
 from dicomdata.volume.threads import in_order, run, thread_count
 from dicomdata.volume.units import Output, fill_value, write_output
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
     from dicomdata.header import Frame
     from dicomdata.pixels import Pixels
     from dicomdata.stack import Stack
+
+__all__ = ["Volume", "VolumeFile", "open_volume", "read_volume"]
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.int16))
 
@@ -92,7 +98,7 @@ def read_volume(  # noqa: PLR0913 - every step has something to choose, all of i
     """Read a stack, or a box of it, in output units: HU for CT.
 
     Args:
-        stack: what to read.
+        stack: what to read: a stack, or what `open_volume` gave.
         region: which box; the whole by default. Only its bytes are read.
         dtype: float32, or int16 where every voxel is whole and fits.
         padding: what padded voxels become, instead of what the stack's policy says: "air",
@@ -120,6 +126,8 @@ def read_volume(  # noqa: PLR0913 - every step has something to choose, all of i
     threads = thread_count(workers)
     box = region or Region()
     slices, rows, columns = ranges = box.within(stack.shape)
+    if isinstance(stack, VolumeFile):
+        return _read_file(stack, box, out_type, output.window)
     frames = stack.frames if stack.sampling else stack.frames[slices.start : slices.stop]
     # Before memory is asked for: a header may claim anything.
     check_claims(frames)
@@ -131,6 +139,18 @@ def read_volume(  # noqa: PLR0913 - every step has something to choose, all of i
         _read_frames(frames, (rows, columns), voxels, output, threads)
     unit = stack.unit if window is None else _WINDOW
     return Volume(voxels, unit, stack.valid[slices.start : slices.stop], stack, box)
+
+
+def _read_file(
+    file: VolumeFile, box: Region, dtype: np.dtype[Any], window: Window | None
+) -> Volume:
+    """Read a box of a volume file, which has no padding, and units as they are."""
+    ranges = box.within(file.shape)
+    voxels = read_voxels(file, ranges, dtype)
+    if window is not None:
+        window.apply(voxels)
+    unit = file.unit if window is None else _WINDOW
+    return Volume(voxels, unit, np.ones(len(ranges[0]), np.bool_), file, box)
 
 
 def _read_frames(
