@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Affine2D
@@ -70,6 +71,9 @@ _INK, _DIM, _PAPER, _ACCENT = "#f2f2f2", "#9aa0a6", "#101114", "#f2c14e"
 _CUTS = {"axial": "#f2c14e", "coronal": "#6fc3df", "sagittal": "#e07a7a"}
 """Colour of each cut: of its name, and of its line in the other two."""
 
+_OUTLINES = ("#7bd88f", "#ff6ac1", "#6fc3df", "#f2c14e", "#c9a0ff")
+"""Colours of outlines, in the order they are given; then from the first again."""
+
 _DPI = 110
 
 _PICTURES_IN = 10.0, 4.6
@@ -98,6 +102,9 @@ class _View:
     letters: tuple[str, str, str, str]
     """Patient directions at the left, right, top and bottom edge."""
 
+    outlines: tuple[NDArray[np.bool_], ...] = ()
+    """Cuts through what is outlined, each as `values`."""
+
     @property
     def corners(self) -> NDArray[np.float64]:
         """(4, 2): outer corners of the voxels, mm to the right and to the bottom."""
@@ -118,6 +125,7 @@ def draw_orthogonal(
     *,
     window: str | Range | None = None,
     centre: tuple[int, int, int] | None = None,
+    outlines: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> None:
     """Draw the axial, coronal and sagittal cut through a volume, and write the picture.
 
@@ -132,10 +140,11 @@ def draw_orthogonal(
         window: a name in `WINDOWS`, or (low, high) in the volume's unit. Without it, soft tissue
             for HU, and all but the outermost hundredth of values for other units.
         centre: voxel (slice, row, column) to cut through; the middle of the volume without it.
+        outlines: name -> mask of the volume's shape, drawn as a line of its own colour.
 
     Raises:
         ConfigError: if the window is none, or one for HU and the volume is not in HU; if there
-            is no voxel `centre`; if the suffix is of no picture.
+            is no voxel `centre`; if an outline has another shape; if the suffix is of no picture.
         FileError: if the picture cannot be written.
     """
     low, high, shown = _choose_window(volume, window)
@@ -143,10 +152,15 @@ def draw_orthogonal(
     middle = centre or (shape[0] // 2, shape[1] // 2, shape[2] // 2)
     if not all(0 <= k < length for k, length in zip(middle, shape, strict=True)):
         raise ConfigError(f"there is no voxel {middle} in a volume of shape {shape}")
-    views = [_cut(volume, middle, *view) for view in _VIEWS]
+    drawn = outlines or {}
+    for name, mask in drawn.items():
+        if mask.shape != shape:
+            raise ConfigError(f"outline {name!r}: its shape is {mask.shape}, the volume's {shape}")
+    views = [_cut(volume, middle, *view, masks=tuple(drawn.values())) for view in _VIEWS]
     kinds = dict.fromkeys(finding.kind.replace("_", " ") for finding in volume.stack.findings)
     subline = "  ·  ".join((shown, *kinds))
     figure = _lay_out(views, limits=(low, high), headline=_headline(volume), subline=subline)
+    _name_outlines(figure, tuple(drawn))
     _save(figure, path)
 
 
@@ -208,13 +222,22 @@ def _finite(values: NDArray[Any]) -> NDArray[Any]:
     return values[np.isfinite(values)] if values.dtype.kind == "f" else values
 
 
-def _cut(volume: Volume, centre: tuple[int, int, int], name: str, across: int, down: int) -> _View:
+def _cut(  # noqa: PLR0913 - a view is a name and two axes, given as they stand in a table
+    volume: Volume,
+    centre: tuple[int, int, int],
+    name: str,
+    across: int,
+    down: int,
+    *,
+    masks: Sequence[NDArray[np.bool_]],
+) -> _View:
     """Cut a volume along the two array axes nearest to the LPS axes `across` and `down`."""
     steps = volume.affine_lps[:3, :3].T
     nearest = _nearest_axes(steps)
     i, j = nearest[across], nearest[down]
     through = 3 - i - j
-    values = np.take(volume.voxels, centre[through], axis=through)
+    planes = [np.take(each, centre[through], axis=through) for each in (volume.voxels, *masks)]
+    values, *lines = planes if j < i else [plane.T for plane in planes]
     to_right, to_bottom = _page_directions(steps, (i, j), (across, down))
     page = np.array([to_right, to_bottom])
     name_of = {
@@ -222,7 +245,7 @@ def _cut(volume: Volume, centre: tuple[int, int, int], name: str, across: int, d
     }
     return _View(
         name=name,
-        values=values if j < i else values.T,
+        values=values,
         matrix=page @ steps[[i, j]].T,
         middle=(centre[i], centre[j]),
         crossing=(name_of[i], name_of[j]),
@@ -232,6 +255,7 @@ def _cut(volume: Volume, centre: tuple[int, int, int], name: str, across: int, d
             _letters(-to_bottom),
             _letters(to_bottom),
         ),
+        outlines=tuple(lines),
     )
 
 
@@ -339,6 +363,8 @@ def _draw_view(axes: Axes, view: _View, limits: Range) -> None:
         extent=(-0.5, across - 0.5, -0.5, down - 0.5),
     )
     picture.set_transform(to_page + axes.transData)
+    for number, mask in enumerate(view.outlines):
+        _draw_outline(axes, mask, view.matrix, _OUTLINES[number % len(_OUTLINES)])
     (left, top), (right, bottom) = view.corners.min(axis=0), view.corners.max(axis=0)
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
@@ -374,6 +400,34 @@ def _draw_view(axes: Axes, view: _View, limits: Range) -> None:
         va="center",
         **{**away, "color": _CUTS[view.name]},
     )
+
+
+def _draw_outline(
+    axes: Axes, mask: NDArray[np.bool_], matrix: NDArray[np.float64], colour: str
+) -> None:
+    """Draw the edges between voxels of a mask (down, across) and others, as they are: steps."""
+    padded = np.pad(mask, 1).astype(np.int8)
+    down, across = np.nonzero(np.diff(padded, axis=0)[:, 1:-1])
+    ends = [np.stack([across - 0.5, across + 0.5]), np.stack([down - 0.5, down - 0.5])]
+    sides = [np.stack(ends, axis=-1)]
+    down, across = np.nonzero(np.diff(padded, axis=1)[1:-1])
+    ends = [np.stack([across - 0.5, across - 0.5]), np.stack([down - 0.5, down + 0.5])]
+    sides.append(np.stack(ends, axis=-1))
+    # (edges, both ends, across and down), in mm on the page.
+    lines = np.concatenate(sides, axis=1).swapaxes(0, 1) @ matrix.T
+    axes.add_collection(LineCollection(list(lines), colors=colour, linewidths=0.9))
+
+
+def _name_outlines(figure: Figure, names: Sequence[str]) -> None:
+    """Write the name of each outline in its colour, at the bottom left."""
+    width, height = figure.get_size_inches()
+    left = 0.3
+    for number, name in enumerate(names):
+        colour = _OUTLINES[number % len(_OUTLINES)]
+        shown = _printable(name)
+        figure.text(left / width, 0.3 / height, shown, color=colour, size=10, **_TEXT)
+        # Inches: a letter of this size is about 0.09 wide.
+        left += 0.09 * len(shown) + 0.3
 
 
 def _draw_scale(figure: Figure, scale: float, widest: float) -> None:
