@@ -12,6 +12,7 @@ from .catalog import open_catalog as open_catalog
 from .catalog import scan as scan
 from .dataset import BalancedPatches as BalancedPatches
 from .dataset import GridPatches as GridPatches
+from .dataset import LabelFiles as LabelFiles
 from .dataset import LabelPositions as LabelPositions
 from .dataset import PatchDataset as PatchDataset
 from .dataset import UniformPatches as UniformPatches
@@ -33,6 +34,18 @@ from .errors import Rejection as Rejection
 from .errors import RescaleError as RescaleError
 from .errors import SplitError as SplitError
 from .errors import StaleError as StaleError
+from .evaluate import Case as Case
+from .evaluate import CaseRow as CaseRow
+from .evaluate import Report as Report
+from .evaluate import Score as Score
+from .evaluate import ScoringRules as ScoringRules
+from .evaluate import SegmentScore as SegmentScore
+from .evaluate import Summary as Summary
+from .evaluate import evaluate as evaluate
+from .evaluate import place_mask as place_mask
+from .evaluate import predict as predict
+from .evaluate import score as score
+from .evaluate import to_mask as to_mask
 from .export import write_segmentation as write_segmentation
 from .export import write_structures as write_structures
 from .export import write_volume as write_volume
@@ -86,8 +99,8 @@ from .stack import plan_stacks as plan_stacks
 from .stack import stack_series as stack_series
 from .stack import untilt as untilt
 from .volume import Volume as Volume
+from .volume import VolumeFile as VolumeFile
+from .volume import open_volume as open_volume
 from .volume import read_volume as read_volume
-from .volume.files import VolumeFile as VolumeFile
-from .volume.files import open_volume as open_volume
 
 __version__: str

@@ -15,6 +15,7 @@ from dicomdata.dataset.placement import GridPatches, UniformPatches
 from dicomdata.dataset.samples import WINDOW_UNIT, StackDataset, checked_window, new_sample
 from dicomdata.dataset.seeding import generator_of
 from dicomdata.errors import ConfigError, RescaleError
+from dicomdata.metatensor import to_metatensor
 from dicomdata.regions import Region
 from dicomdata.volume import Volume
 from dicomdata.volume.units import fill_value
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
     from dicomdata.cache import VolumeCache
+    from dicomdata.dataset.masks import Labels
     from dicomdata.dataset.placement import Placement, Triple
     from dicomdata.dataset.samples import Transform
     from dicomdata.rescale import Window
@@ -47,6 +49,8 @@ class PatchDataset(StackDataset):
     A sample is a dict, given to the transform, with what `VolumeDataset` says, and
 
     * ``"image"``: `MetaTensor` (1, X, Y, Z), with the patch's own exact affine;
+    * ``"label"``, with `labels`: `MetaTensor` (1, X, Y, Z) int16, the same box of the stack's mask,
+      numbers of classes, 0 in padding;
     * ``"patch_start"``: (3,) int64, the patch's first voxel, (slice, row, column) of the stack;
       negative where padding lies before it;
     * ``"patch_valid"``: (3, 2) int64, first and end along slices, rows and columns of the patch's
@@ -71,6 +75,8 @@ class PatchDataset(StackDataset):
         image: str = "image",
         fill: float | Literal["air", "refuse"] = "air",
         window: tuple[float, float] | None = None,
+        labels: Labels | None = None,
+        label: str = "label",
     ) -> None:
         """Make a dataset of patches; nothing is read yet.
 
@@ -88,12 +94,17 @@ class PatchDataset(StackDataset):
                 lowest output in other units; a number; or "refuse", to allow no padding.
             window: (low, high) in output units, which become 0 and 1, as does all beyond; with
                 padding, before the transform: what `read_volume` gives, quicker than a transform.
+            labels: give the mask of a stack, as `LabelFiles` do; the cache keeps masks from the
+                first patch on. Without a cache, a mask is read for each patch.
+            label: the key of the mask in a sample.
 
         Raises:
             ConfigError: if the size, or another option, makes no sense, for a stack or at all;
                 names the stack.
         """
-        super().__init__(stacks, transform, cache, dtype=dtype, image=image)
+        super().__init__(
+            stacks, transform, cache, dtype=dtype, image=image, labels=labels, label=label
+        )
         self.size = _checked_size(size)
         """(slices, rows, columns); None where a patch has the whole axis."""
         self.where = UniformPatches() if where is None else where
@@ -177,33 +188,22 @@ class PatchDataset(StackDataset):
             raise ConfigError(
                 f"stack {stack.id}: a patch of {size} at {start} holds no voxel of {stack.shape}"
             )
-        volume = self._read(stack, _region(start, inside))
+        region = _region(start, inside)
+        volume = self._read(stack, region)
         if volume.voxels.shape != size:
-            volume = self._padded(volume, start, size)
+            volume = _padded(volume, start, size, fill=self._fill_of(stack))
         if self.window is not None:
             # After padding and the cache, which keeps the same volume for all windows, in int16.
             volume = _windowed(volume, self.window)
         sample = new_sample(volume, self.image)
+        if self._labels is not None:
+            label = self._labels.read(stack, region)
+            if label.voxels.shape != size:
+                label = _padded(label, start, size, fill=0)
+            sample[self.label] = to_metatensor(label, dtype=None)
         sample[PATCH_START] = torch.tensor(start)
         sample[PATCH_VALID] = torch.tensor(inside)
         return sample
-
-    def _padded(self, volume: Volume, start: Triple, size: Triple) -> Volume:
-        """Put a box of a stack into a patch that is larger.
-
-        Raises:
-            RescaleError: if the patch is int16, and what it is padded with does not fit.
-        """
-        stack, dtype = volume.stack, volume.voxels.dtype
-        fill = self._fill_of(stack)
-        if dtype == np.int16 and not (fill.is_integer() and abs(fill + 0.5) < 2**15):
-            raise RescaleError(f"stack {stack.id}: padding {fill} does not fit int16: read float32")
-        box = tuple(slice(first, end) for first, end in _inside(start, size, stack.shape))
-        voxels: NDArray[Any] = np.full(size, fill, dtype)
-        voxels[box] = volume.voxels
-        valid = np.zeros(size[0], np.bool_)
-        valid[box[0]] = volume.valid
-        return _PaddedVolume(voxels, volume.unit, valid, stack, volume.region, start)
 
     def _fill_of(self, stack: Stack) -> float:
         if not isinstance(self.fill, str):
@@ -225,6 +225,23 @@ class _PaddedVolume(Volume):
         affine[:3, 3] += affine[:3, :3] @ self.start
         affine.flags.writeable = False
         return affine
+
+
+def _padded(volume: Volume, start: Triple, size: Triple, *, fill: float) -> Volume:
+    """Put a box of a stack into a patch that is larger.
+
+    Raises:
+        RescaleError: if the patch is int16, and what it is padded with does not fit.
+    """
+    stack, dtype = volume.stack, volume.voxels.dtype
+    if dtype == np.int16 and not (float(fill).is_integer() and abs(fill + 0.5) < 2**15):
+        raise RescaleError(f"stack {stack.id}: padding {fill} does not fit int16: read float32")
+    box = tuple(slice(first, end) for first, end in _inside(start, size, stack.shape))
+    voxels: NDArray[Any] = np.full(size, fill, dtype)
+    voxels[box] = volume.voxels
+    valid = np.zeros(size[0], np.bool_)
+    valid[box[0]] = volume.valid
+    return _PaddedVolume(voxels, volume.unit, valid, stack, volume.region, start)
 
 
 def _checked_size(size: Sequence[int | None]) -> tuple[int | None, ...]:

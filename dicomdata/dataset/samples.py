@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
 from dicomdata.cache import NoCache
+from dicomdata.dataset.masks import LabelReader
 from dicomdata.dataset.packing import pack, unpack
 from dicomdata.dataset.seeding import SampleIndex, seeded
 from dicomdata.errors import ConfigError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from dicomdata.cache import VolumeCache
+    from dicomdata.dataset.masks import Labels
     from dicomdata.regions import Region
     from dicomdata.stack import Stack
     from dicomdata.volume import Volume
@@ -41,7 +43,7 @@ class StackDataset(Dataset[Any]):
     Picklable if the transform is; works under fork, spawn and forkserver.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what all datasets are given, by name
         self,
         stacks: Sequence[Stack],
         transform: Transform | None,
@@ -49,13 +51,18 @@ class StackDataset(Dataset[Any]):
         *,
         dtype: DTypeLike,
         image: str,
+        labels: Labels | None,
+        label: str,
     ) -> None:
         self.stacks = tuple(stacks)
         """What the samples are made of, in order."""
         self.transform = transform
         self.cache = NoCache() if cache is None else cache
         self.dtype = np.dtype(dtype)
-        self.image = image
+        self.image, self.label = image, label
+        if labels is not None and image == label:
+            raise ConfigError(f"image={image!r} and label={label!r}: expected two names")
+        self._labels = None if labels is None else LabelReader(labels, self.cache)
         self._seed: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dicomdata.catalog.selection import where
 from dicomdata.dataset.prefix import Prefix, UnkeptError, read_transformed, restored
 from dicomdata.dataset.samples import StackDataset, checked_window, new_sample
 from dicomdata.errors import DicomDataWarning
+from dicomdata.metatensor import to_metatensor
 from dicomdata.stack import plan_stacks
 from dicomdata.volume import read_volume
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from dicomdata.cache import VolumeCache
     from dicomdata.cache.contract import Read
+    from dicomdata.dataset.masks import Labels
     from dicomdata.dataset.samples import Transform
     from dicomdata.errors import Rejection
     from dicomdata.rescale import Window
@@ -42,6 +44,8 @@ class VolumeDataset(StackDataset):
     A sample is a dict, given to the transform:
 
     * ``"image"``: `MetaTensor` (1, X, Y, Z), RAS, in output units: HU for CT;
+    * ``"label"``, with `labels`: `MetaTensor` (1, X, Y, Z) int16 on the same grid, numbers of
+      classes;
     * ``"series_instance_uid"``, ``"study_instance_uid"``, ``"patient_id"``, ``"modality"``,
       ``"unit"``, and ``"stack"``, the id of the stack: text.
 
@@ -59,6 +63,8 @@ class VolumeDataset(StackDataset):
         image: str = "image",
         window: tuple[float, float] | None = None,
         keep_prefix: bool = True,
+        labels: Labels | None = None,
+        label: str = "label",
     ) -> None:
         """Make a dataset of stacks; nothing is read yet.
 
@@ -74,11 +80,16 @@ class VolumeDataset(StackDataset):
             keep_prefix: whether the cache keeps the volumes after the deterministic steps at the
                 beginning of a `Compose` (`kept_transforms`), so that they are taken once; else as
                 they were before, which serves while the transform still changes.
+            labels: give the mask of a stack, as `LabelFiles` do. With them a cache keeps volumes
+                and labels as they were read: steps may change both at once.
+            label: the key of the mask in a sample.
 
         Raises:
             ConfigError: if the window makes no sense.
         """
-        super().__init__(stacks, transform, cache, dtype=dtype, image=image)
+        super().__init__(
+            stacks, transform, cache, dtype=dtype, image=image, labels=labels, label=label
+        )
         self.window = None if window is None else _ends(checked_window(window, self.dtype))
         self.keep_prefix = keep_prefix
         self._most: int | None = None
@@ -204,6 +215,8 @@ class VolumeDataset(StackDataset):
         """Find the steps whose result is kept: each time, for settings may have changed."""
         if not self.keep_prefix or self._most == 0 or isinstance(self.cache, NoCache):
             return None
+        if self._labels is not None:
+            return None
         return Prefix.of(self.transform, self._most)
 
     def _begin(self, stack: Stack) -> tuple[dict[str, Any], Transform | None]:
@@ -218,7 +231,10 @@ class VolumeDataset(StackDataset):
                 return restored(kept, prefix, self.image, self.window)
             self._keep_less(f"{type(self.cache).__name__} gives another type of volume", 0)
         volume = self.cache.get(stack, self._read_of(None))
-        return new_sample(volume, self.image), self.transform
+        sample = new_sample(volume, self.image)
+        if self._labels is not None:
+            sample[self.label] = to_metatensor(self._labels.read(stack), dtype=None)
+        return sample, self.transform
 
     def _keep_less(self, reason: str, most: int) -> None:
         """Keep fewer steps from now on, and say why."""
