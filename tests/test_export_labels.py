@@ -278,9 +278,9 @@ def test_frames_that_end_within_a_byte_are_written_and_read(
     dd.write_segmentation(tmp_path / "seg.dcm", drawn, stack, ["A", "B"])
 
     assert_array_equal(dd.read_segmentation(tmp_path / "seg.dcm", stack).voxels, drawn)
-    # pydicom unpacks all frames at once: segment by segment, from the last slice to the first.
+    # pydicom unpacks all frames at once: segment by segment, slice by slice.
     frames = pydicom.dcmread(tmp_path / "seg.dcm").pixel_array
-    assert_array_equal(frames.reshape(drawn.shape)[:, ::-1], drawn)
+    assert_array_equal(frames.reshape(drawn.shape), drawn)
 
 
 def test_nothing_labelled_is_written_too(tmp_path: Path) -> None:
