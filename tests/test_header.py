@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zlib
 from dataclasses import FrozenInstanceError, fields, replace
 from io import BytesIO
@@ -21,7 +22,7 @@ from pydicom.sequence import Sequence
 import dicomdata as dd
 from dicomdata.header import kept_tags
 from dicomdata.header.elements import read_elements
-from dicomdata.header.parsing import parse
+from dicomdata.header.parsing import parse, quietly
 from dicomdata.header.records import new_frame, new_instance
 from dicomdata.header.values import TAGS
 from dicomdata.testing.phantoms import SeriesPhantom, write_series
@@ -548,3 +549,15 @@ def test_an_image_that_ends_before_its_rows_is_damaged_and_no_other_object(tmp_p
         dd.read_instance(path)
 
     assert type(caught.value) is dd.HeaderError
+
+
+def test_one_that_keeps_quiet_may_ask_another_who_does(tmp_path: Path) -> None:
+    (path, *_) = write_series(tmp_path)
+
+    with quietly():
+        header = dd.read_instance(path)
+        warnings.warn("not to be seen", UserWarning, stacklevel=1)
+
+    assert header.frames
+    with pytest.warns(UserWarning, match="seen again"):
+        warnings.warn("seen again", UserWarning, stacklevel=1)

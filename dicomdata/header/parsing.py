@@ -48,7 +48,8 @@ class _Lock:
         os.register_at_fork(after_in_child=self.renew)
 
     def renew(self) -> None:
-        self.lock = threading.Lock()
+        # Within itself, one thread swaps filters in order.
+        self.lock = threading.RLock()
 
 
 _quiet = _Lock()
