@@ -69,13 +69,13 @@ def test_a_label_of_a_series_is_that_of_no_other(
 
 
 def test_a_label_of_a_study_is_found_by_its_uid(plan: dd.StackPlan, tmp_path: Path) -> None:
-    rows = [f"{phantom_uid(seed, 'study')};1,5" for seed in ("P002", "again")]
+    rows = [f"{phantom_uid(seed, 'study')};1.5" for seed in ("P002", "again")]
     path = write_table(tmp_path, "\n".join(["Study UID;dose", *rows]))
 
     labels = dd.read_case_labels(path, "dose")
     cases = labels.join(plan, missing="drop")
 
-    assert (labels.by, cases.values) == ("study", ("1,5", "1,5"))
+    assert (labels.by, cases.values) == ("study", (1.5, 1.5))
     assert {stack.patient_id for stack in cases.stacks} == {"P001", "P002"}
 
 

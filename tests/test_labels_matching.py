@@ -83,7 +83,7 @@ def changed(path: Path, change: Callable[[pydicom.Dataset], object]) -> None:
 
 def forget_images(header: pydicom.Dataset) -> None:
     for keyword in ("ReferencedSeriesSequence", "SourceImageSequence"):
-        delattr(header, keyword)
+        header.pop(keyword, None)
     for group in header.PerFrameFunctionalGroupsSequence:
         group.DerivationImageSequence = []
 

@@ -420,7 +420,10 @@ def test_two_frames_of_one_segment_at_one_place_are_refused(images: Path, tmp_pa
         ),
         (lambda h: h.PerFrameFunctionalGroupsSequence.pop(), "(0028,0008) is 2, and Per-Frame"),
         (
-            lambda h: h.PerFrameFunctionalGroupsSequence[1].__delattr__("PlanePositionSequence"),
+            lambda h: [
+                h.PerFrameFunctionalGroupsSequence[1].__delattr__(f"{name}Sequence")
+                for name in ("PlanePosition", "DerivationImage")
+            ],
             "frame 1: Image Position (Patient) (0020,0032) is missing",
         ),
         (

@@ -13,37 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.transforms import SpatialCrop
 from monai.transforms.utils import correct_crop_centers
+from volumes_to_cut import three_volumes, xyz
 
 import dicomdata as dd
 from dicomdata.dataset import SampleIndex
 from dicomdata.dataset.placement import about
-from dicomdata.testing.phantoms import write_series
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    Planned = Callable[..., dd.StackPlan]
-    Triple = tuple[int, int, int]
-
-SHAPES: tuple[Triple, ...] = ((9, 12, 14), (7, 11, 10), (5, 16, 8))
+    from volumes_to_cut import Planned, Triple
 
 
 @pytest.fixture(scope="module")
 def stacks(tmp_path_factory: pytest.TempPathFactory, planned: Planned) -> tuple[dd.Stack, ...]:
     """Three CT volumes, all larger than a patch of (4, 6, 5)."""
-    root = tmp_path_factory.mktemp("archive")
-    for number, shape in enumerate(SHAPES):
-        write_series(root / str(number), seed=str(number), shape=shape)
-    found = planned(root).stacks
-    return tuple(sorted(found, key=lambda stack: SHAPES.index(stack.shape)))
-
-
-def xyz(places: Any) -> tuple[int, ...]:
-    """Turn (slice, row, column) into MONAI's (x, y, z)."""
-    return tuple(int(place) for place in reversed(list(places)))
+    return three_volumes(tmp_path_factory.mktemp("archive"), planned)
 
 
 def starts_of(dataset: dd.PatchDataset, index: int = 0, *, times: int) -> list[Triple]:
@@ -219,7 +205,7 @@ def test_a_mask_that_is_not_the_stacks_is_refused_by_name(stacks: tuple[dd.Stack
         (np.zeros(stack.shape, np.float32), "of float32"),
         (np.zeros(xyz(stack.shape), np.uint8), r"shape \(14, 12, 9\)"),
     ):
-        with pytest.raises(dd.ConfigError, match=rf"{stack.id}.*{text}"):
+        with pytest.raises(dd.LabelError, match=rf"{stack.id}.*{text}"):
             dd.LabelPositions.of_masks([stack], [mask])
     with pytest.raises(dd.ConfigError, match="1 masks for 3 stacks"):
         dd.LabelPositions.of_masks(stacks, [mask_of(stack)])

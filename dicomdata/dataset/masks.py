@@ -2,12 +2,15 @@
 
 A dataset is given a function of a stack that gives its `Mask`, or an array of whole numbers on its
 grid. `LabelFiles` is such a function for an archive whose labels lie in files.
+
+Classes that overlap are bits of such a number, class n bit n - 1, until a sample is made of them:
+so they are one volume for caches and boxes, as classes that do not are.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
@@ -16,23 +19,26 @@ import numpy as np
 from dicomdata.cache import NoCache
 from dicomdata.errors import ConfigError, FileError, LabelError
 from dicomdata.labels import (
+    CaseLabels,
     Mask,
     find_labels,
     read_label_file,
     read_segmentation,
     read_structures,
-    select_segments,
 )
+from dicomdata.labels.joining import Several, find_givers, join_masks, read_names
+from dicomdata.labels.records import MOST_BITS
 from dicomdata.regions import Region
 from dicomdata.volume import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from dicomdata.cache import VolumeCache
-    from dicomdata.labels import CaseLabels
+    from dicomdata.labels.findings import Outside
+    from dicomdata.labels.names import Missing
     from dicomdata.stack import Stack, StackPlan
 
 LABEL_UNIT = "label"
@@ -41,11 +47,20 @@ LABEL_UNIT = "label"
 _HIGHEST = 2**15 - 1
 """Highest class: labels are int16, half of what most programs make of them."""
 
-LabelKind = Literal["SEG", "RTSTRUCT", "file"]
+DicomLabel = Literal["SEG", "RTSTRUCT"]
+
+LabelKind = DicomLabel | Literal["file"]
+
+LabelFile = tuple[LabelKind, str]
+"""What a label is, and its path."""
 
 
 class Labels(Protocol):
-    """Gives the label of a stack: a function, or an object like `LabelFiles`. Picklable."""
+    """Gives the label of a stack: a function, or an object like `LabelFiles`. Picklable.
+
+    One that has `channels` above 0 gives so many classes that may overlap: a mask of segments with
+    these numbers, or whole numbers in which class n is bit n - 1.
+    """
 
     def __call__(self, stack: Stack, /) -> Mask | NDArray[Any]:
         """Give a mask, or whole numbers (slices, rows, columns) on the grid of the stack.
@@ -65,24 +80,32 @@ class _Telling(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelFiles:
-    """Labels of many stacks, each in a file of its own: DICOM SEG, RTSTRUCT, NIfTI, and so on.
+    """Labels of many stacks, in files: DICOM SEG, RTSTRUCT, NIfTI, and so on.
 
-    Called with a stack, it reads that file and gives the classes, (slices, rows, columns) uint16:
-    0 where nothing is labelled, n for the nth of `segments`.
+    Called with a stack, it reads its files and gives the classes, (slices, rows, columns) uint16:
+    0 where nothing is labelled, n for the nth of `segments`; or bits, where classes are channels.
     """
 
-    files: Mapping[str, tuple[LabelKind, str]]
-    """Id of a stack -> what its label is, and its path."""
+    files: Mapping[str, tuple[LabelFile, ...]]
+    """Id of a stack -> what each of its labels is, and its path. Together they are one label."""
 
     segments: Mapping[str, str]
     """Name of a class -> regular expression that whole names of segments fit; a value of a label
-    file that has no name is called by its number."""
+    file that has no name is called by its number. Nothing else is read."""
 
     missing: Literal["error", "empty"] = "error"
-    """What to do where a label has no segment of a class: refuse, or take it that there is none."""
+    """What to do where the labels of a stack have no segment of a class: refuse, or take it that
+    there is none."""
 
-    overlap: Literal["reject", "last"] = "reject"
-    """What to do where classes overlap: refuse, or let the last of them win."""
+    overlap: Literal["reject", "last", "channels"] = "reject"
+    """What to do where classes overlap: refuse, let the last of them win, or give each class a
+    channel of its own. Then samples have labels (C, X, Y, Z) uint8 of 0 and 1, a channel for each
+    of `segments` and none for the background; at most 15."""
+
+    several: Several = "reject"
+    """What to do where several labels of a stack have one class: refuse, take what either has
+    ("union"), or what the newest has ("newest": by Content Date and Time of a segmentation, and
+    Structure Set Date and Time)."""
 
     resample: bool = False
     """Whether labels on other voxels than the stack's are resampled; otherwise they are refused."""
@@ -90,14 +113,24 @@ class LabelFiles:
     by_images: bool = False
     """Whether the images that a DICOM label names are believed over its frame of reference."""
 
+    outside: Outside = "reject"
+    """What to do where a class lies partly outside the stack: refuse, or leave that out ("drop").
+    Nobody sees a finding of a label that goes into a training."""
+
     findings: tuple[str, ...] = field(default=(), repr=False)
-    """Labels that belong to no stack, and why."""
+    """Labels that belong to no stack, or have none of the classes, and why."""
 
     def __post_init__(self) -> None:
         if not self.segments:
             raise ConfigError(
                 "segments: expected a name and a pattern for each class: numbers of segments mean "
                 "another thing in each file"
+            )
+        if self.channels > MOST_BITS:
+            raise ConfigError(
+                f"segments: {self.channels} classes with overlap='channels': expected at most "
+                f"{MOST_BITS}, one for each bit of a voxel; the first too many is "
+                f"{list(self.segments)[MOST_BITS]!r}"
             )
 
     @classmethod
@@ -106,40 +139,43 @@ class LabelFiles:
         plan: StackPlan,
         segments: Mapping[str, str],
         *,
-        kind: Literal["SEG", "RTSTRUCT"] = "SEG",
+        kind: DicomLabel | Collection[DicomLabel] = "SEG",
         folder: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> Self:
         """Find the DICOM labels of a plan's stacks, by the images that they name.
 
+        Of several labels of a stack, those that have none of the classes are left out.
+
         Args:
             plan: the stacks.
             segments: name of a class -> pattern.
-            kind: which objects are labels.
+            kind: which objects are labels; one kind or both.
             folder: where else labels lie, outside the root of the plan's catalog.
             options: other fields.
 
         Raises:
-            LabelError: if a stack has several: nothing says which of them is the truth.
+            LabelError: if two labels of a stack have one class, and `several` is not given:
+                nothing says which of them is the truth.
         """
         found = find_labels(plan, folder)
-        files: dict[str, tuple[LabelKind, str]] = {}
+        kinds = {kind} if isinstance(kind, str) else {*kind}
+        files: dict[str, dict[str, LabelFile]] = {}
         for match in found.matches:
-            if match.kind != kind:
-                continue
-            if match.stack.id in files:
-                raise LabelError(
-                    f"stack {match.stack.id}: has two labels of kind {kind}, "
-                    f"{files[match.stack.id][1]} and {match.path}: leave one of them out"
-                )
-            files[match.stack.id] = (kind, match.path)
-        return cls(files, segments, findings=tuple(map(str, found.unmatched)), **options)
+            if match.kind in kinds:
+                # A folder may lie within the archive: one file by two names is one label.
+                label = match.kind, match.path
+                files.setdefault(match.stack.id, {}).setdefault(os.path.realpath(match.path), label)
+        findings = [*map(str, found.unmatched)]
+        made = cls({}, segments, **options)
+        chosen = {stack: made._choose([*each.values()], findings) for stack, each in files.items()}
+        return replace(made, files=chosen, findings=tuple(findings))
 
     @classmethod
     def from_table(
         cls,
         source: StackPlan | Iterable[Stack],
-        table: CaseLabels,
+        table: CaseLabels | Sequence[CaseLabels],
         segments: Mapping[str, str],
         **options: Any,
     ) -> Self:
@@ -148,68 +184,108 @@ class LabelFiles:
         Args:
             source: the stacks.
             table: what `read_case_labels` made of it; relative paths begin at the table's folder.
+                Several, where a stack has several files: of one column each, or of other tables.
             segments: name of a class -> pattern.
             options: other fields.
 
         Raises:
             LabelError: if no row is of any stack, or one row is of several stacks.
         """
-        joined = table.join(source, missing="drop")
-        folder = os.path.dirname(os.path.abspath(table.path))
-        files: dict[str, tuple[LabelKind, str]] = {}
+        tables = [table] if isinstance(table, CaseLabels) else [*table]
+        files: dict[str, tuple[LabelFile, ...]] = {}
         owners: dict[str, str] = {}
-        for stack, value in zip(joined.stacks, joined.values, strict=True):
-            path = os.path.join(folder, str(value))
-            if path in owners:
-                raise LabelError(
-                    f"{table.path}: {path} would be the label of stack {owners[path]} and of stack "
-                    f"{stack.id}: give a row for each series"
-                )
-            owners[path] = stack.id
-            files[stack.id] = ("file", path)
-        return cls(files, segments, findings=table.findings, **options)
+        for each in tables:
+            joined = each.join(source, missing="drop")
+            folder = os.path.dirname(os.path.abspath(each.path))
+            for stack, value in zip(joined.stacks, joined.values, strict=True):
+                path = os.path.join(folder, str(value))
+                if path in owners:
+                    raise LabelError(
+                        f"{each.path}: {path} would be the label of stack {owners[path]} and of "
+                        f"stack {stack.id}: give a row for each series"
+                    )
+                owners[path] = stack.id
+                files[stack.id] = (*files.get(stack.id, ()), ("file", path))
+        findings = tuple(finding for each in tables for finding in each.findings)
+        return cls(files, segments, findings=findings, **options)
+
+    @property
+    def channels(self) -> int:
+        """How many classes have a channel of their own in a sample; 0 where one holds them all."""
+        return len(self.segments) if self.overlap == "channels" else 0
 
     def has(self, stack: Stack) -> bool:
         """Whether a stack has a label."""
         return stack.id in self.files
 
     def __call__(self, stack: Stack, /) -> NDArray[np.uint16]:
-        """Read the label of a stack.
+        """Read the label of a stack: numbers of classes, or bits where these are channels.
 
         Raises:
             LabelError: if it has none, or that does not lie on its grid, or lacks a segment.
-            FileError: if the file cannot be read.
+            FileError: if a file cannot be read.
         """
-        return self.read(stack).labelmap(overlap=self.overlap)
+        mask = self.read(stack)
+        if self.overlap == "channels":
+            return mask.bits()
+        return mask.labelmap(overlap=self.overlap)
 
     def read(self, stack: Stack) -> Mask:
-        """Read the label of a stack as a mask, with its verdict and findings."""
-        kind, path = self._file_of(stack)
-        if kind == "file":
-            mask = read_label_file(path, stack, resample=self.resample)
-        else:
-            read = read_segmentation if kind == "SEG" else read_structures
-            mask = read(path, stack, resample=self.resample, by_images=self.by_images)
-        return select_segments(mask, self.segments, missing=self.missing)
+        """Read the label of a stack as one mask, with its verdict and findings."""
+        labels = self._files_of(stack)
+        if len(labels) == 1:
+            return self._read(*labels[0], stack, missing=self.missing)
+        # What one lacks another may have.
+        masks = [self._read(*label, stack, missing="drop") for label in labels]
+        return join_masks(masks, [*self.segments], several=self.several, missing=self.missing)
 
     def cache_text(self, stack: Stack, /) -> str:
-        """Say what decides the label of a stack: its file as it is now, and how it is read."""
-        kind, path = self._file_of(stack)
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise FileError(f"{path}: cannot be read: {error.strerror}") from error
-        how = self.missing, self.overlap, self.resample, self.by_images
-        stamp = status.st_size, status.st_mtime_ns
-        return repr((kind, path, stamp, list(self.segments.items()), how))
+        """Say what decides the label of a stack: its files as they are now, and how it is read."""
+        stamps = []
+        for kind, path in self._files_of(stack):
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+            stamps.append((kind, path, status.st_size, status.st_mtime_ns))
+        how = self.missing, self.overlap, self.several, self.resample, self.by_images, self.outside
+        return repr((stamps, list(self.segments.items()), how))
 
-    def _file_of(self, stack: Stack) -> tuple[LabelKind, str]:
-        try:
-            return self.files[stack.id]
-        except KeyError:
+    def _read(self, kind: LabelKind, path: str, stack: Stack, *, missing: Missing) -> Mask:
+        how: dict[str, Any] = {
+            "segments": self.segments,
+            "missing": missing,
+            "resample": self.resample,
+            "outside": self.outside,
+        }
+        if kind == "file":
+            return read_label_file(path, stack, **how)
+        read = read_segmentation if kind == "SEG" else read_structures
+        return read(path, stack, by_images=self.by_images, **how)
+
+    def _files_of(self, stack: Stack) -> tuple[LabelFile, ...]:
+        labels = self.files.get(stack.id)
+        if not labels:
             raise LabelError(
                 f"stack {stack.id}: has no label; {len(self.files)} other stacks have one"
-            ) from None
+            )
+        return labels
+
+    def _choose(self, labels: Sequence[LabelFile], findings: list[str]) -> tuple[LabelFile, ...]:
+        """Of several labels of a stack, give those that have a class, by names of segments alone.
+
+        One on other voxels, of something else, is no reason to refuse the others. All of them
+        where none has a class: `read` tells what there is.
+
+        Raises:
+            LabelError: if two have one class: what would be refused in the midst of a training.
+        """
+        if len(labels) < 2:
+            return tuple(labels)
+        names = {path: read_names(path) for _, path in labels}
+        givers = find_givers(names, self.segments, several=self.several) or list(names)
+        findings += (f"{path}: has none of the classes" for path in names if path not in givers)
+        return tuple(label for label in labels if label[1] in givers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,17 +297,25 @@ class _Reading:
 
 
 def read_labels(stack: Stack, region: Region | None = None, *, labels: _Reading) -> Volume:
-    """Read the label of a stack, or a box of it, as a volume of classes: int16."""
+    """Read the label of a stack, or a box of it, as a volume of classes, or of bits: int16."""
     given = labels.labels(stack)
-    classes = given.labelmap() if isinstance(given, Mask) else np.asarray(given)
     if isinstance(given, Mask) and given.stack.id != stack.id:
         raise LabelError(f"stack {stack.id}: its label is on the grid of stack {given.stack.id}")
-    _check(classes, stack)
+    if isinstance(given, Mask):
+        classes = given.bits() if channels_of(labels.labels) else given.labelmap()
+    else:
+        classes = np.asarray(given)
+    check_classes(classes, stack, channels=channels_of(labels.labels))
     box = region or Region()
     slices, rows, columns = (slice(axis.start, axis.stop) for axis in box.within(stack.shape))
     # Never the caller's own array: a transform may write to what it is given.
     voxels = np.array(classes[slices, rows, columns], np.int16, order="C")
     return Volume(voxels, LABEL_UNIT, stack.valid[slices], stack, box)
+
+
+def channels_of(labels: Any) -> int:
+    """Tell how many classes the numbers that labels give hold as bits; 0 where they are classes."""
+    return int(getattr(labels, "channels", 0))
 
 
 class LabelReader:
@@ -240,10 +324,16 @@ class LabelReader:
     def __init__(self, labels: Labels, cache: VolumeCache) -> None:
         """Read `labels`; what can be kept of them is kept in `cache`."""
         self.labels, self.cache = labels, cache
+        self.channels = channels_of(labels)
+        """How many classes the voxels hold as bits; 0 where they are numbers of classes."""
         self._filled: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_filled": set()}
+
+    def __call__(self, stack: Stack) -> NDArray[Any]:
+        """Give the numbers that a stack's label is kept as, (slices, rows, columns) int16."""
+        return self.read(stack).voxels
 
     def read(self, stack: Stack, region: Region | None = None) -> Volume:
         """Give the label of a stack, or a box of it.
@@ -269,7 +359,18 @@ def _cut(volume: Volume, region: Region) -> Volume:
     return Volume(voxels, volume.unit, volume.valid[box[0]], volume.stack, region)
 
 
-def _check(classes: NDArray[Any], stack: Stack) -> None:
+def check_classes(classes: NDArray[Any], stack: Stack, *, channels: int = 0) -> None:
+    """Make sure that an array is the label of a stack.
+
+    Args:
+        classes: the array.
+        stack: what it is the label of.
+        channels: how many classes its numbers hold as bits; 0 where they are classes.
+
+    Raises:
+        LabelError: if it is not of whole numbers from 0 to 32767 or bool, or of another shape, or
+            has a bit of no class; names the stack.
+    """
     if classes.dtype.kind not in "biu":
         raise LabelError(
             f"stack {stack.id}: its label is of {classes.dtype}: expected whole numbers or bool"
@@ -283,4 +384,9 @@ def _check(classes: NDArray[Any], stack: Stack) -> None:
         raise LabelError(
             f"stack {stack.id}: its label has classes {classes.min()} to {classes.max()}: expected "
             f"0 to {_HIGHEST}"
+        )
+    if channels and int(classes.max()) >> channels:
+        raise LabelError(
+            f"stack {stack.id}: its label has the number {classes.max()}: expected bits of "
+            f"{channels} classes, below {1 << channels}"
         )

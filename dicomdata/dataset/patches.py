@@ -12,10 +12,15 @@ import numpy as np
 import torch
 
 from dicomdata.dataset.placement import GridPatches, UniformPatches
-from dicomdata.dataset.samples import WINDOW_UNIT, StackDataset, checked_window, new_sample
+from dicomdata.dataset.samples import (
+    WINDOW_UNIT,
+    StackDataset,
+    checked_window,
+    label_of,
+    new_sample,
+)
 from dicomdata.dataset.seeding import generator_of
 from dicomdata.errors import ConfigError, RescaleError
-from dicomdata.metatensor import to_metatensor
 from dicomdata.regions import Region
 from dicomdata.volume import Volume
 from dicomdata.volume.units import fill_value
@@ -50,7 +55,8 @@ class PatchDataset(StackDataset):
 
     * ``"image"``: `MetaTensor` (1, X, Y, Z), with the patch's own exact affine;
     * ``"label"``, with `labels`: `MetaTensor` (1, X, Y, Z) int16, the same box of the stack's mask,
-      numbers of classes, 0 in padding;
+      numbers of classes, 0 in padding; or (C, X, Y, Z) uint8 of 0 and 1, where classes may overlap,
+      one channel each;
     * ``"patch_start"``: (3,) int64, the patch's first voxel, (slice, row, column) of the stack;
       negative where padding lies before it;
     * ``"patch_valid"``: (3, 2) int64, first and end along slices, rows and columns of the patch's
@@ -200,7 +206,7 @@ class PatchDataset(StackDataset):
             label = self._labels.read(stack, region)
             if label.voxels.shape != size:
                 label = _padded(label, start, size, fill=0)
-            sample[self.label] = to_metatensor(label, dtype=None)
+            sample[self.label] = label_of(label, self._labels.channels)
         sample[PATCH_START] = torch.tensor(start)
         sample[PATCH_VALID] = torch.tensor(inside)
         return sample

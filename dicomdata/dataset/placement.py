@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from dicomdata.dataset.positions import ANY_CLASS
 from dicomdata.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class BalancedPatches:
     """How often each class, relative to the others; None: all classes of the index alike."""
 
     foreground: float | None = None
-    """Part of the patches about any class but 0, every voxel alike; the rest is about class 0.
-    MONAI's pos / (pos + neg)."""
+    """Part of the patches about any class but 0, every voxel alike, also where classes overlap; the
+    rest is about class 0. MONAI's pos / (pos + neg)."""
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.foreground is not None:
@@ -141,7 +142,7 @@ class BalancedPatches:
         """
         labels = self.index.of(stack)
         if not any(self._shares(labels.counts).values()):
-            present = ", ".join(map(str, sorted(labels.counts))) or "none"
+            present = ", ".join(map(str, sorted({*labels.counts} - {ANY_CLASS}))) or "none"
             raise ConfigError(
                 f"stack {stack.id}: no voxel of any class that patches are wanted of; it has "
                 f"classes {present}: leave it out, or give one of them a weight"
@@ -176,7 +177,14 @@ class BalancedPatches:
         """Give the weight of each class that a stack has."""
         if self.foreground is None:
             weights = self.weights
-            return {label: 1 if weights is None else weights.get(label, 0) for label in counts}
+            return {
+                label: 1 if weights is None else weights.get(label, 0)
+                for label in counts
+                if label != ANY_CLASS
+            }
+        if ANY_CLASS in counts:
+            # Voxels of two classes are no likelier than others.
+            counts = {label: counts[label] for label in (ANY_CLASS, 0) if label in counts}
         voxels = sum(count for label, count in counts.items() if label)
         return {
             label: self.foreground * count / voxels if label else 1 - self.foreground

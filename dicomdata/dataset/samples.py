@@ -6,6 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
 from torch.utils.data import Dataset, get_worker_info
 
 from dicomdata.cache import NoCache
@@ -13,7 +15,7 @@ from dicomdata.dataset.masks import LabelReader
 from dicomdata.dataset.packing import pack, unpack
 from dicomdata.dataset.seeding import SampleIndex, seeded
 from dicomdata.errors import ConfigError
-from dicomdata.metatensor import to_metatensor
+from dicomdata.metatensor import metadata, to_metatensor
 from dicomdata.rescale import Window
 from dicomdata.volume import read_volume
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import SupportsIndex
 
-    from numpy.typing import DTypeLike
+    from numpy.typing import DTypeLike, NDArray
 
     from dicomdata.cache import VolumeCache
     from dicomdata.dataset.masks import Labels
@@ -114,6 +116,26 @@ class StackDataset(Dataset[Any]):
         if info is not None and info.seed != self._seed and reseed is not None:
             reseed(seed=info.seed % 2**32)
             self._seed = info.seed
+
+
+def label_of(volume: Volume, channels: int) -> MetaTensor:
+    """Give a volume of classes as a sample has it.
+
+    Args:
+        volume: numbers of classes; or bits, class n bit n - 1.
+        channels: how many bits; 0 of numbers.
+
+    Returns:
+        (1, X, Y, Z) int16, numbers of classes; or (channels, X, Y, Z) uint8, 0 and 1.
+    """
+    if not channels:
+        return to_metatensor(volume, dtype=None)
+    voxels: NDArray[np.uint8] = np.empty((channels, *volume.voxels.shape), np.uint8)
+    for bit, channel in enumerate(voxels):
+        np.not_equal(volume.voxels & (1 << bit), 0, out=channel.view(np.bool_))
+    # In memory the axes stay as they are read, as those of the image do.
+    tensor = torch.from_numpy(voxels).permute(0, 3, 2, 1)
+    return MetaTensor(tensor, meta=metadata(volume))
 
 
 def new_sample(volume: Volume, image: str) -> dict[str, Any]:

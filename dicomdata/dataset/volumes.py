@@ -17,9 +17,8 @@ from dicomdata.catalog import scan
 from dicomdata.catalog.schema import SERIES_COLUMNS
 from dicomdata.catalog.selection import where
 from dicomdata.dataset.prefix import Prefix, UnkeptError, read_transformed, restored
-from dicomdata.dataset.samples import StackDataset, checked_window, new_sample
+from dicomdata.dataset.samples import StackDataset, checked_window, label_of, new_sample
 from dicomdata.errors import DicomDataWarning
-from dicomdata.metatensor import to_metatensor
 from dicomdata.stack import plan_stacks
 from dicomdata.volume import read_volume
 
@@ -45,7 +44,7 @@ class VolumeDataset(StackDataset):
 
     * ``"image"``: `MetaTensor` (1, X, Y, Z), RAS, in output units: HU for CT;
     * ``"label"``, with `labels`: `MetaTensor` (1, X, Y, Z) int16 on the same grid, numbers of
-      classes;
+      classes; or (C, X, Y, Z) uint8 of 0 and 1, where classes may overlap, one channel each;
     * ``"series_instance_uid"``, ``"study_instance_uid"``, ``"patient_id"``, ``"modality"``,
       ``"unit"``, and ``"stack"``, the id of the stack: text.
 
@@ -233,7 +232,7 @@ class VolumeDataset(StackDataset):
         volume = self.cache.get(stack, self._read_of(None))
         sample = new_sample(volume, self.image)
         if self._labels is not None:
-            sample[self.label] = to_metatensor(self._labels.read(stack), dtype=None)
+            sample[self.label] = label_of(self._labels.read(stack), self._labels.channels)
         return sample, self.transform
 
     def _keep_less(self, reason: str, most: int) -> None:

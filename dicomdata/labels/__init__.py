@@ -5,8 +5,9 @@ by affines which voxel of a stack each voxel of a label is, `resampling` is for 
 grid, where that was asked for. `segmentation` reads DICOM SEG, with `segments` and `planes`;
 `structures` reads RTSTRUCT, with `roi` and `contours`. `references` finds what a label says it
 belongs to, `belonging` holds that against a stack, `matching` against all stacks of a plan.
-`files` reads NIfTI, MetaImage and NRRD; `names` chooses segments by what they are called; `cases`
-reads tables with a label for each patient, study or series.
+`files` reads NIfTI, MetaImage and NRRD; `names` chooses segments by what they are called, `joining`
+makes one mask of several labels of a stack; `cases` reads tables with a label for each patient,
+study or series.
 """
 
 from __future__ import annotations

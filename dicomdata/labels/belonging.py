@@ -74,6 +74,13 @@ def stack_sources(stack: Stack) -> dict[Source, int | None]:
     return slices
 
 
+def images_of(stack: Stack) -> dict[Source, Frame]:
+    """Give the frames of a stack by what labels call them, but for names that several have."""
+    by_slice = {number: frame for frame, number in _frames_of(stack)}
+    named = stack_sources(stack)
+    return {source: by_slice[number] for source, number in named.items() if number is not None}
+
+
 def _frames_of(stack: Stack) -> Iterator[tuple[Frame, int | None]]:
     """Give the images of a stack and which slices they are; a volume in one file has none."""
     if len(stack.frames) == len(stack.slice_numbers):

@@ -7,6 +7,7 @@ occur twice, and those whose rows contradict each other.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -53,12 +54,27 @@ _USUAL: dict[str, By] = {
 _SHOWN = 5
 """Names that a message gives; their number says how many more there are."""
 
-_NOTHING = {"", "na", "n/a", "nan", "null"}
+_NOTHING = {"", "na", "n/a", "nan", "-nan", "null", "<na>", "#n/a", "#na", "#value!", "#div/0!"}
 """What programs write where there is no value. "None" may be a class."""
+
+_TRUTH = {"true": 1, "false": 0}
+"""Labels that programs write as words."""
+
+_SHORTENED = re.compile(r"[0-9](\.[0-9]+)?E\+[0-9]+")
+"""What spreadsheets make of a key of many digits."""
+
+_FORMULA = re.compile(r'="(.*)"', re.DOTALL)
+"""How spreadsheets are kept from taking the zeros off a key."""
+
+_EXACT = 2**53
+"""Whole numbers up to which floating point has them all."""
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 """Numbers as tables have them; Python would take 1_000 and infinity too."""
+
+_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+"""Numbers as much of Europe writes them; 1,000 may be one, or a thousand."""
 
 _PARQUET = (".parquet", ".pq")
 
@@ -229,7 +245,8 @@ def read_case_labels(  # noqa: PLR0913 - a table has its own names for all of it
 
     Args:
         path: the table; Parquet, by its ending .parquet or .pq, needs pyarrow.
-        label: the column of the labels. They are whole numbers, or numbers, if all of them are.
+        label: the column of the labels. They are whole numbers, or numbers, if all of them are;
+            1 and 0, if all are true or false.
         key: the column that says whose they are; None finds one called PatientID, patient_id,
             StudyInstanceUID, seriesuid and the like. Text: 007 is not 7.
         by: what the key is; None tells it by the name of its column.
@@ -251,7 +268,7 @@ def read_case_labels(  # noqa: PLR0913 - a table has its own names for all of it
     findings = []
     keyless = empty = 0
     for row in rows:
-        who, value = row[at].strip(), row[place].strip()
+        who, value = _cell(row[at]), _cell(row[place])
         known = value.casefold() not in _NOTHING
         keyless += not who
         empty += bool(who) and not known
@@ -260,6 +277,11 @@ def read_case_labels(  # noqa: PLR0913 - a table has its own names for all of it
     for count, what in ((keyless, chosen), (empty, label)):
         if count:
             findings.append(f"incomplete: {count} rows have no {what!r}: left out")
+    if shortened := [who for who in found if _SHORTENED.fullmatch(who)]:
+        findings.append(
+            f"shortened: {len(shortened)} keys look like numbers that a spreadsheet has cut: "
+            f"{_some(shortened)}"
+        )
     findings += _settle(name, found, conflict)
     if not found:
         raise LabelError(
@@ -273,17 +295,7 @@ def _read_table(path: str) -> tuple[list[str], Iterable[list[str]]]:
     """Give the names of the columns, and the rows as text, all of one length."""
     if path.lower().endswith(_PARQUET):
         return _read_parquet(path)
-    try:
-        # A byte order mark is what Excel begins with.
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            text = file.read()
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise FileError(f"{path}: cannot be read: it is not UTF-8: {error.reason}") from error
-    first = text.partition("\n")[0]
-    # Excel writes semicolons where the comma is a decimal point.
-    delimiter = max(",;\t", key=first.count)
+    text, delimiter = _read_text(path)
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
@@ -292,11 +304,43 @@ def _read_table(path: str) -> tuple[list[str], Iterable[list[str]]]:
         raise LabelError(f"{path}: has no line of column names")
     columns = [column.strip() for column in lines[0]]
     for number, row in enumerate(lines[1:], 2):
-        if row and len(row) != len(columns):
+        if _holds_something(row) and len(row) != len(columns):
             raise LabelError(
                 f"{path}: line {number}: expected {len(columns)} values, found {len(row)}"
             )
-    return columns, [row for row in lines[1:] if row]
+    return columns, [row for row in lines[1:] if _holds_something(row)]
+
+
+def _read_text(path: str) -> tuple[str, str]:
+    """Give the text of a table, and what parts its columns."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        # Excel begins with a byte order mark, and has a kind of text of two bytes a letter.
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: cannot be read: it is not UTF-8: {error.reason}") from error
+    first, _, rest = text.partition("\n")
+    # Excel can be told by a line of its own, and writes semicolons where the comma is a decimal
+    # point.
+    if told := re.fullmatch(r"sep=([,;\t|])\r?", first):
+        return rest, told.group(1)
+    names = re.sub(r'"[^"]*"', "", first)
+    return text, max(",;\t", key=names.count)
+
+
+def _holds_something(row: list[str]) -> bool:
+    return any(cell.strip() for cell in row)
+
+
+def _cell(text: str) -> str:
+    """Give what a cell says, without what pads a UID, or keeps a spreadsheet from counting."""
+    said = text.strip().strip("\0").strip()
+    formula = _FORMULA.fullmatch(said)
+    return formula.group(1).strip() if formula else said
 
 
 def _read_parquet(path: str) -> tuple[list[str], Iterable[list[str]]]:
@@ -324,6 +368,8 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole or isinstance(value, bool) else str(value)
 
@@ -365,8 +411,10 @@ def _place(path: str, columns: list[str], name: str) -> int:
 
 def _settle(path: str, found: dict[str, list[str]], conflict: str) -> Iterator[str]:
     """Say which keys occur more than once, and drop those whose labels differ."""
-    repeated = [who for who, told in found.items() if len(told) > 1 and len({*told}) == 1]
-    torn = [who for who, told in found.items() if len({*told}) > 1]
+    repeated = [
+        who for who, told in found.items() if len(told) > 1 and len({*map(_same, told)}) == 1
+    ]
+    torn = [who for who, told in found.items() if len({*map(_same, told)}) > 1]
     if repeated:
         yield f"duplicate: {len(repeated)} cases have the same label twice: {_some(repeated)}"
     if not torn:
@@ -382,6 +430,11 @@ def _settle(path: str, found: dict[str, list[str]], conflict: str) -> Iterator[s
     yield f"conflict: {text}: left out"
 
 
+def _same(value: str) -> str | float:
+    """Give what two labels have in common that say the same: 1 and 1.0 do."""
+    return float(value) if _NUMBER.fullmatch(value) else value
+
+
 def _typed(path: str, found: dict[str, str], classes: Sequence[str] | None) -> dict[str, Value]:
     """Give labels as places among classes, or as whole numbers, numbers or text."""
     if classes is not None:
@@ -394,7 +447,18 @@ def _typed(path: str, found: dict[str, str], classes: Sequence[str] | None) -> d
     if all(_WHOLE.fullmatch(value) for value in found.values()):
         return {who: int(value) for who, value in found.items()}
     if all(_NUMBER.fullmatch(value) for value in found.values()):
-        return {who: float(value) for who, value in found.items()}
+        numbers = {who: float(value) for who, value in found.items()}
+        # Where one cell is empty, many programs write whole numbers with a point.
+        whole = all(abs(each) <= _EXACT and each.is_integer() for each in numbers.values())
+        return {who: int(each) for who, each in numbers.items()} if whole else {**numbers}
+    if all(value.casefold() in _TRUTH for value in found.values()):
+        return {who: _TRUTH[value.casefold()] for who, value in found.items()}
+    commas = [value for value in found.values() if _COMMA.fullmatch(value)]
+    if commas and all(_NUMBER.fullmatch(value.replace(",", ".")) for value in found.values()):
+        raise LabelError(
+            f"{path}: labels with a comma, as {commas[0]!r}: write numbers with a point, or name "
+            f"the classes"
+        )
     return dict(found)
 
 

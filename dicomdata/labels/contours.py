@@ -48,6 +48,9 @@ class Filled(NamedTuple):
     on_line: NDArray[np.bool_]
     """(rows, columns) of the box: centres on the line."""
 
+    folded: int
+    """Centres that the line goes round twice, as where it crosses itself: they are not inside."""
+
     def box(self, top: int, left: int) -> tuple[slice, slice]:
         """Give where it lies in a larger box that begins at row `top` and column `left`."""
         row, column = self.row - top, self.column - left
@@ -68,8 +71,8 @@ class Region(NamedTuple):
     """(rows, columns) of the box."""
 
     crossed: int
-    """Pixels within two lines of which neither holds the other. There exclusive or leaves out what
-    both enclose, which may not be what was meant."""
+    """Pixels within two lines of which neither holds the other, or within one line twice. There
+    exclusive or leaves out what both enclose, which may not be what was meant."""
 
     on_holes: int
     """Pixels on the line of a hole, left out. Who draws a hole through the pixels around it, rather
@@ -107,6 +110,7 @@ def fill(contours: Iterable[Points], shape: tuple[int, int]) -> Region:
     region |= (visited > 0) & (within + lines_met == 0)
     # Lines that lie apart, as most do, cannot cross.
     crossed = _count_crossings(parts) if within.max() > 1 else 0
+    crossed += sum(part.folded for part in parts)
     on_holes = int(np.count_nonzero((lines_met == 1) & (within % 2 == 1)))
     return Region(top, left, region, crossed, on_holes)
 
@@ -149,8 +153,9 @@ def part_line(contour: Points) -> tuple[list[Points], list[Points]]:
             left[a, b] -= 1
             left[b, a] -= 1
             spikes.append(np.array([places[a], places[b]]))
-    loops = _loops([step for step in steps if left[step]])
-    lines = [np.array([places[key] for key in loop]) for loop in loops]
+    # Who goes the same way round twice means it once.
+    loops = {frozenset(loop): loop for loop in _loops([step for step in steps if left[step]])}
+    lines = [np.array([places[key] for key in loop]) for loop in loops.values()]
     # All points are one.
     return (lines, spikes) if steps else ([contour[:1]], [])
 
@@ -181,15 +186,22 @@ def _fill_line(line: Points, shape: tuple[int, int]) -> Filled:
     size = np.maximum(high.astype(np.int64) + 1 - low, 0)
     if not size.all():
         empty = np.zeros((0, 0), np.bool_)
-        return Filled(0, 0, empty, empty)
+        return Filled(0, 0, empty, empty, 0)
     begin = line - low
     end = np.roll(begin, -1, axis=0)
     on_line = _on_line(begin, end, size)
-    return Filled(int(low[0]), int(low[1]), _inside(begin, end, size) & ~on_line, on_line)
+    turns = _turns(begin, end, size)
+    turns[on_line] = 0
+    inside = turns % 2 == 1
+    folded = int(np.count_nonzero(turns)) - int(np.count_nonzero(inside))
+    return Filled(int(low[0]), int(low[1]), inside, on_line, folded)
 
 
-def _inside(begin: Points, end: Points, size: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Count, for each pixel of a box, the sides of a closed line to its left: within if odd."""
+def _turns(begin: Points, end: Points, size: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count how often a closed line goes round each pixel of a box: within if odd.
+
+    By the sides to its left, those that go down less those that go up.
+    """
     first = np.ceil(np.minimum(begin[:, 0], end[:, 0]))
     last = np.ceil(np.maximum(begin[:, 0], end[:, 0])) - 1
     side, rows = _each_whole(first, last, size[0])
@@ -198,9 +210,8 @@ def _inside(begin: Points, end: Points, size: NDArray[np.int64]) -> NDArray[np.b
     # From the next pixel on; those at the right are to the left of nothing.
     onwards = np.clip(np.floor(crossing) + 1, 0, size[1]).astype(np.int64)
     turns = np.zeros((size[0], size[1] + 1), np.int64)
-    np.add.at(turns, (rows, onwards), 1)
-    odd: NDArray[np.bool_] = np.cumsum(turns, axis=1)[:, :-1] % 2 == 1
-    return odd
+    np.add.at(turns, (rows, onwards), np.sign(step[:, 0]).astype(np.int64))
+    return np.cumsum(turns, axis=1)[:, :-1]
 
 
 def _on_line(begin: Points, end: Points, size: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -11,12 +11,19 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dicomdata.errors import LabelError
-from dicomdata.labels.findings import find_empty, find_outside, find_overlap, find_unmeasured
+from dicomdata.labels.findings import (
+    check_outside,
+    find_empty,
+    find_outside,
+    find_overlap,
+    find_unmeasured,
+)
+from dicomdata.labels.names import choose
 from dicomdata.labels.placing import count_outside, place
 from dicomdata.labels.records import LabelFinding, Mask, Segment, Verdict
 from dicomdata.labels.resampling import resample as resample_voxels
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dicomdata.labels.findings import Outside
+    from dicomdata.labels.names import Missing, Wanted
     from dicomdata.stack import Stack
     from dicomdata.volume.claims import FileHeader
 
@@ -49,13 +58,15 @@ _MIRRORS = {
 """Axes of the patient -> signs: x and y together are RAS taken for LPS."""
 
 
-def read_label_file(
+def read_label_file(  # noqa: PLR0913 - what is read, and what is taken for right: all by name
     path: str | os.PathLike[str],
     stack: Stack,
     *,
     names: Mapping[int, str] | None = None,
+    segments: Wanted | None = None,
+    missing: Missing = "error",
     resample: bool = False,
-    outside: Literal["reject", "drop"] = "reject",
+    outside: Outside | None = None,
 ) -> Mask:
     """Read a label from a NIfTI, MetaImage or NRRD file onto the grid of a stack.
 
@@ -64,10 +75,14 @@ def read_label_file(
         stack: the image it was drawn on: a `Stack`, or a `VolumeFile`.
         names: value -> name; a value that is not among them is refused. None takes the names that
             3D Slicer keeps in its segmentations, else the value as text.
+        segments: name -> pattern, or names: only those are given memory, and what comes is that of
+            `select_segments`, findings on them alone. None gives all.
+        missing: what to do where none is called so, as in `select_segments`.
         resample: take the nearest voxel of the label where its centres are not those of the stack.
             Otherwise such a label is refused.
-        outside: what to do where labelled voxels lie outside the stack: refuse, or leave them out
-            with a finding. A label of which nothing lies inside is refused always.
+        outside: what to do where voxels of these segments lie outside the stack: refuse ("reject"),
+            or leave them out with a finding ("drop"). None refuses: no file of this kind says
+            whose it is. A label of which nothing lies inside is refused always.
 
     Returns:
         (segments, slices, rows, columns), bool; a segment for each name, or each value there is.
@@ -82,25 +97,24 @@ def read_label_file(
     """
     header = read_file_header(path)
     layers = _read_layers(header)
-    parts = _parts(header, layers, names)
+    every = _parts(header, layers, names)
+    chosen = choose(header.path, [each.segment.name for each in every], segments, missing=missing)
+    parts = [every[place] for place in chosen.places]
     laid = _lay(header, layers, stack, resample=resample)
     lost = {i: n for i, part in enumerate(parts) if (n := laid.outside[part.layer, part.value])}
-    if lost and outside == "reject":
-        told = ", ".join(f"{n} voxels of {parts[i].segment.name!r}" for i, n in lost.items())
-        raise LabelError(
-            f"{header.path}: partly outside stack {stack.id}: {told}{_mirror(header, stack)}; "
-            f"outside='drop' leaves them out"
-        )
+    told = [f"{n} voxels of {parts[i].segment.name!r}" for i, n in lost.items()]
+    hint = _mirror(header, stack) if lost else ""
+    check_outside(header.path, stack, told, outside or "reject", hint)
     voxels = _split(laid.layers, parts, stack)
-    segments = tuple(part.segment for part in parts)
+    read = tuple(part.segment for part in parts)
     findings = chain(
-        find_outside(header.path, segments, lost, voxels),
+        find_outside(header.path, read, lost, voxels),
         find_overlap(voxels) if len(layers) > 1 else (),
-        find_empty(segments, voxels),
-        () if parts else [LabelFinding("empty", "nothing is labelled", 0, "voxels")],
+        find_empty(read, voxels),
+        () if every else [LabelFinding("empty", "nothing is labelled", 0, "voxels")],
         find_unmeasured(stack),
     )
-    return Mask(voxels, segments, stack, laid.verdict, tuple(findings), header.path)
+    return chosen.of(Mask(voxels, read, stack, laid.verdict, tuple(findings), header.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +199,28 @@ def _parts(
 
 
 def _slicer_names(header: FileHeader) -> dict[tuple[int, int], str]:
-    """Give what a segmentation of 3D Slicer calls its segments: (layer, value) -> name."""
-    names = {}
-    for key, value in header.text.items():
-        found = re.fullmatch(r"(Segment\d+)_LabelValue", key)
-        if found and value.strip().isdecimal():
-            layer = header.text.get(f"{found.group(1)}_Layer", "0").strip()
-            name = header.text.get(f"{found.group(1)}_Name", value).strip()
-            names[int(layer) if layer.isdecimal() else 0, int(value)] = name
+    """Give what a segmentation of 3D Slicer calls its segments: (layer, value) -> name.
+
+    Older ones tell neither layer nor value: each segment is a layer of its own there, of ones.
+
+    Raises:
+        LabelError: if two segments are drawn by one value of one layer.
+    """
+    names: dict[tuple[int, int], str] = {}
+    found = (re.fullmatch(r"(Segment(\d+)_)(?:Name|LabelValue)", key) for key in header.text)
+    for prefix, number in dict.fromkeys(each.groups() for each in found if each):
+        value = header.text.get(f"{prefix}LabelValue", "1").strip()
+        layer = header.text.get(f"{prefix}Layer", number if header.layers > 1 else "0").strip()
+        if not (value.isdecimal() and layer.isdecimal()):
+            continue
+        name = header.text.get(f"{prefix}Name", value).strip()
+        place = int(layer), int(value)
+        if place in names:
+            raise LabelError(
+                f"{header.path}: {names[place]!r} and {name!r} are both the value {value} of layer "
+                f"{layer}"
+            )
+        names[place] = name
     return names
 
 
@@ -213,14 +241,18 @@ def _lay(
         LabelError: if their centres are not those of the stack, and they are not to be resampled.
     """
     placement = place(header.affine_lps, header.shape, stack.affine_lps, stack.shape)
+    mirror = _mirror(header, stack)
     if placement is None:
-        if not resample:
+        # What fits the other way round, voxel for voxel, was never meant to be resampled.
+        if mirror or not resample:
             raise _off_grid(header, stack)
         return _resampled(header, layers, stack)
-    if placement.overlap() is None:
+    if mirror and any(placement.start):
         raise LabelError(
-            f"{header.path}: lies wholly outside stack {stack.id}{_mirror(header, stack)}"
+            f"{header.path}: lies off stack {stack.id} by {placement.start} voxels{mirror}"
         )
+    if placement.overlap() is None:
+        raise LabelError(f"{header.path}: lies wholly outside stack {stack.id}")
     outside: Counter[tuple[int, int]] = Counter()
     laid = []
     for number, values in enumerate(layers):
@@ -260,7 +292,7 @@ def _split(
     for number, layer in enumerate(layers):
         for k, plane in enumerate(layer):
             for value in np.flatnonzero(np.bincount(plane.ravel())).tolist():
-                if value:
+                if (number, value) in index:
                     np.equal(plane, value, out=voxels[index[number, value], k])
     return voxels
 
@@ -273,8 +305,8 @@ def _off_grid(header: FileHeader, stack: Stack) -> LabelError:
     return LabelError(
         f"{header.path}: lies on other voxels than stack {stack.id}: its middle is at slice "
         f"{at[0]:.2f}, row {at[1]:.2f}, column {at[2]:.2f} of {stack.shape}, its {header.shape} "
-        f"voxels are {spacing} mm apart, expected {expected}{_mirror(header, stack)}; "
-        f"resample=True takes the nearest"
+        f"voxels are {spacing} mm apart, expected {expected}"
+        f"{_mirror(header, stack) or '; resample=True takes the nearest'}"
     )
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
 
+    from dicomdata.labels.findings import Outside
+    from dicomdata.labels.names import Missing, Wanted
     from dicomdata.labels.records import Mask
     from dicomdata.labels.references import References
     from dicomdata.stack import Stack, StackPlan
@@ -52,7 +54,15 @@ class LabelMatch:
     images: int
     """How many frames of the stack it names."""
 
-    def read(self, *, resample: bool = False, by_images: bool = False) -> Mask:
+    def read(
+        self,
+        *,
+        segments: Wanted | None = None,
+        missing: Missing = "error",
+        resample: bool = False,
+        by_images: bool = False,
+        outside: Outside | None = None,
+    ) -> Mask:
         """Read it onto the grid of its stack, as `read_segmentation` and `read_structures` do.
 
         Raises:
@@ -61,7 +71,15 @@ class LabelMatch:
             LabelError: if it does not lie on the stack's grid.
         """
         read = read_segmentation if self.kind == "SEG" else read_structures
-        return read(self.path, self.stack, resample=resample, by_images=by_images)
+        return read(
+            self.path,
+            self.stack,
+            segments=segments,
+            missing=missing,
+            resample=resample,
+            by_images=by_images,
+            outside=outside,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,18 +17,21 @@ from dicomdata.geometry import (
     is_straight,
     orientation_clusters,
     plane_directions,
+    unit_directions,
 )
-from dicomdata.labels.belonging import drawn_on, slice_offsets, stack_sources
+from dicomdata.labels.belonging import drawn_on, images_of, slice_offsets, stack_sources
 from dicomdata.labels.placing import place
 from dicomdata.labels.records import LabelFinding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from dicomdata.geometry import PlaneGeometry
+    from dicomdata.header import Frame, Kind
     from dicomdata.labels.placing import Placement
+    from dicomdata.labels.references import Source
     from dicomdata.labels.segments import SegmentationFile, SegmentationFrame
     from dicomdata.stack import Stack
 
@@ -42,19 +47,60 @@ def choose_frames(
 ) -> tuple[list[SegmentationFrame], list[LabelFinding]]:
     """Leave out the frames that were drawn on other images at the same places, as other phases.
 
+    Frames that do not say where they lie are laid on the images that they name.
+
     Raises:
-        LabelError: if all were, or nothing tells which of two frames at one place is meant.
+        LabelError: if all were, or nothing tells which of two frames at one place is meant, or
+            where one lies.
     """
     ours = stack_sources(stack)
     known = {frame.number for frame in file.frames if not frame.sources.isdisjoint(ours)}
     meant = drawn_on(file.path, file.header, stack, [frame.sources for frame in file.frames])
     frames = [frame for frame, own in zip(file.frames, meant, strict=True) if own]
+    findings = []
+    if lost := sum(not frame.placed for frame in frames):
+        images = images_of(stack)
+        frames = [each if each.placed else _on_its_image(file, each, images) for each in frames]
+        text = f"{lost} frames do not say where they lie: taken to lie on the images they name"
+        findings.append(LabelFinding("placed_by_image", text, lost, "frames"))
     frames = _one_a_place(file, stack, frames, known)
-    left = len(file.frames) - len(frames)
-    if not left:
-        return frames, []
-    text = f"{left} of {len(file.frames)} frames were drawn on images of other stacks: left out"
-    return frames, [LabelFinding("other_stack", text, left, "frames")]
+    if left := len(file.frames) - len(frames):
+        text = f"{left} of {len(file.frames)} frames were drawn on images of other stacks: left out"
+        findings.append(LabelFinding("other_stack", text, left, "frames"))
+    return frames, findings
+
+
+def _on_its_image(
+    file: SegmentationFile, frame: SegmentationFrame, images: Mapping[Source, Frame]
+) -> SegmentationFrame:
+    """Lay a frame on the one image that it names, if it is a plane as that is.
+
+    Raises:
+        LabelError: if it names none of the stack's, or several, or is of another size, spacing or
+            orientation, and so may lie anywhere.
+    """
+    named = {image.position: image for each in frame.sources if (image := images.get(each))}
+    told = "it must name one image of the stack, of the same size, spacing and orientation"
+    missing = f"{file.path}: frame {frame.number}: Image Position (Patient) (0020,0032) is missing"
+    if len(named) != 1:
+        raise LabelError(f"{missing}, and {told}: it names {len(named)}")
+    ((position, image),) = named.items()
+    if position is None or not _is_alike(file, frame.plane, image.kind):
+        raise LabelError(f"{missing}, and {told}: it differs from {image.path}")
+    return frame._replace(plane=replace(frame.plane, position=position), placed=True)
+
+
+def _is_alike(file: SegmentationFile, plane: PlaneGeometry, kind: Kind) -> bool:
+    """Whether a plane has the size, spacing and orientation of an image."""
+    if kind.orientation is None or kind.pixel_spacing is None:
+        return False
+    directions = plane_directions(plane), unit_directions(kind.orientation)
+    spacings = plane.row_spacing, plane.column_spacing
+    return (
+        (kind.rows, kind.columns) == (file.rows, file.columns)
+        and len(orientation_clusters(directions)) == 1
+        and np.allclose(kind.pixel_spacing, spacings, rtol=_SAME_SPACING, atol=0)
+    )
 
 
 def _one_a_place(
@@ -117,10 +163,12 @@ def plane_spacing(
     if not frames or any(not frame.sources.isdisjoint(ours) for frame in frames):
         return 1.0
     thin = placements[0].axes.index(0)
-    if file.spacing_between_slices:
-        return abs(file.spacing_between_slices) / stack.spacing[thin]
     gaps = np.diff(sorted({placement.start[thin] for placement in placements}))
-    return float(gaps.min()) if gaps.size else 1.0
+    # Planes cannot stand for more than the distance to the next, whatever is stated.
+    apart = float(gaps.min()) if gaps.size else math.inf
+    if file.spacing_between_slices:
+        apart = min(apart, abs(file.spacing_between_slices) / stack.spacing[thin])
+    return apart if math.isfinite(apart) else 1.0
 
 
 def plane_affine(plane: PlaneGeometry) -> NDArray[np.float64]:

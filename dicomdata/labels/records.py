@@ -15,12 +15,20 @@ import numpy as np
 from dicomdata.errors import LabelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from dicomdata.stack import Stack
 
 VerdictKind = Literal["same_grid", "reindexed", "resampled"]
 """How the voxels of a label came onto the grid of its stack; what cannot come there is refused."""
+
+MOST_BITS = 15
+"""Segments that `Mask.bits` holds at most: int16 has as many bits beside its sign."""
+
+_HIGHEST = 2**16 - 1
+"""Highest number of a segment in `Mask.labelmap`: that of uint16."""
 
 HALF = 0.5
 """Share of a voxel from which a fractional segment counts as there."""
@@ -159,11 +167,11 @@ class Mask:
             (slices, rows, columns), uint16.
 
         Raises:
-            LabelError: if segments overlap and nothing else was asked for.
+            LabelError: if segments overlap and nothing else was asked for, or one has a number that
+                uint16 does not hold, or 0, as some writers give.
         """
         flat = np.zeros(self.stack.shape, np.uint16)
-        for segment, voxels in zip(self.segments, self.voxels, strict=True):
-            there = voxels if voxels.dtype == np.bool_ else voxels >= HALF
+        for segment, there in self._numbered(_HIGHEST):
             if overlap == "reject" and (lost := np.count_nonzero(flat[there])):
                 raise LabelError(
                     f"{self.path or 'mask'}: segment {segment.name!r} shares {lost} voxels with "
@@ -171,3 +179,33 @@ class Mask:
                 )
             flat[there] = segment.number
         return flat
+
+    def bits(self) -> NDArray[np.uint16]:
+        """Lay the segments flat, each as a bit: segment n is bit n - 1, so that overlaps stay.
+
+        A fractional segment counts from one half on.
+
+        Returns:
+            (slices, rows, columns), uint16.
+
+        Raises:
+            LabelError: if a segment has a number below 1 or above 15.
+        """
+        flat = np.zeros(self.stack.shape, np.uint16)
+        for segment, there in self._numbered(MOST_BITS):
+            np.bitwise_or(flat, 1 << (segment.number - 1), out=flat, where=there)
+        return flat
+
+    def _numbered(self, highest: int) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
+        """Give each segment and where it is, (slices, rows, columns).
+
+        Raises:
+            LabelError: if one has a number that cannot be held.
+        """
+        for segment, voxels in zip(self.segments, self.voxels, strict=True):
+            if not 0 < segment.number <= highest:
+                raise LabelError(
+                    f"{self.path or 'mask'}: segment {segment.name!r} has the number "
+                    f"{segment.number}: expected 1 to {highest}; select_segments numbers anew"
+                )
+            yield segment, voxels if voxels.dtype == np.bool_ else voxels >= HALF

@@ -6,6 +6,7 @@ C.7.6.16.2.6, C.8.8.5); this finds those names wherever they are kept. Nothing h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from dicomdata.errors import DicomDataError, LabelError
 from dicomdata.header import read_header
 from dicomdata.header.parsing import quietly
+from dicomdata.header.records import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,16 +126,30 @@ def open_label(path: str, classes: frozenset[str], what: str) -> Dataset:
     """
     header = read_header(path, whole=True)
     with parsing(path):
+        _name_syntax(header)
         found = text_of(header, "SOPClassUID")
     if found not in classes:
         raise LabelError(f"{path}: SOP Class UID (0008,0016) is {found!r}, not that of {what}")
     return header
 
 
+def _name_syntax(header: Dataset) -> None:
+    """Name the Transfer Syntax of what was read, where a file does not, or was inflated."""
+    if text_of(header.file_meta, "TransferSyntaxUID"):
+        return
+    from pydicom.uid import UID
+
+    implicit, little = header.original_encoding
+    by_order = EXPLICIT_VR_LITTLE_ENDIAN if little else EXPLICIT_VR_BIG_ENDIAN
+    header.file_meta.TransferSyntaxUID = UID(IMPLICIT_VR_LITTLE_ENDIAN if implicit else by_order)
+
+
 def text_of(item: Dataset, keyword: str) -> str:
     """Give an element as text; "" where it is absent or empty."""
     value = item.get(keyword)
-    return "" if value is None else str(value).strip(" \0")
+    # A name may hold a backslash, which pydicom takes for the end of a value.
+    parts = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+    return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
 
 
 def items_of(item: Dataset, keyword: str) -> list[Dataset]:

@@ -152,9 +152,9 @@ def _contour(where: str, item: Dataset, number: int) -> Contour:
 
 def _points(where: str, item: Dataset) -> NDArray[np.float64]:
     # A structure set has a million numbers, which pydicom would decode one by one.
-    written = raw_value(item, _CONTOUR_DATA) or b""
+    written = (raw_value(item, _CONTOUR_DATA) or b"").rstrip(b" \0\\")
     try:
-        numbers = np.array([float(part) for part in written.split(b"\\") if part.strip(b" \0")])
+        numbers = np.array([float(part) for part in written.split(b"\\")] if written else [])
     except ValueError as error:
         raise LabelError(f"{where}: Contour Data (3006,0050) is no list of numbers") from error
     if len(numbers) % 3 or not len(numbers) or not np.isfinite(numbers).all():

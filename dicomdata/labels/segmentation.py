@@ -10,14 +10,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from dicomdata.errors import LabelError
 from dicomdata.labels.belonging import check_frame_of_reference
-from dicomdata.labels.findings import find_empty, find_outside, find_overlap, find_unmeasured
+from dicomdata.labels.findings import (
+    check_outside,
+    choose_outside,
+    find_empty,
+    find_outside,
+    find_overlap,
+    find_unmeasured,
+)
+from dicomdata.labels.names import choose
 from dicomdata.labels.placing import THICKER, count_outside
 from dicomdata.labels.planes import (
     choose_frames,
@@ -31,31 +38,46 @@ from dicomdata.labels.resampling import resample as resample_voxels
 from dicomdata.labels.segments import parse_segmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from dicomdata.labels.findings import Outside
+    from dicomdata.labels.names import Missing, Wanted
     from dicomdata.labels.placing import Placement
+    from dicomdata.labels.records import Segment
     from dicomdata.labels.segments import SegmentationFile, SegmentationFrame
     from dicomdata.stack import Stack
 
+_Place = TypeVar("_Place")
+"""Where a frame goes: its placement, or the number of a slice."""
 
-def read_segmentation(
+
+def read_segmentation(  # noqa: PLR0913 - what is read, and what is taken for right: all by name
     path: str | os.PathLike[str],
     stack: Stack,
     *,
+    segments: Wanted | None = None,
+    missing: Missing = "error",
     resample: bool = False,
     by_images: bool = False,
+    outside: Outside | None = None,
 ) -> Mask:
     """Read a DICOM Segmentation (binary, fractional or label map) onto the grid of a stack.
 
     Args:
         path: the segmentation.
         stack: the image it was drawn on, or another in the same frame of reference.
+        segments: name -> pattern, or names: only those are decoded and given memory, and what
+            comes is that of `select_segments`, findings on them alone. None reads all.
+        missing: what to do where none is called so, as in `select_segments`.
         resample: take the nearest voxel, or what lies between fractions, where the centres of the
             label's voxels are not those of the stack. Otherwise such a label is refused.
         by_images: take a label although it names another frame of reference, if each of its frames
             names an image of the stack: some writers make one up. Otherwise it is refused.
+        outside: what to do where voxels lie outside the stack: refuse the label ("reject"), or
+            leave them out with a finding ("drop"). None leaves them out, if the label says that it
+            belongs there: by its frame of reference, or images of the stack that it names.
 
     Returns:
         (segments, slices, rows, columns): bool, or float32 from 0 to 1 if it is fractional.
@@ -64,9 +86,12 @@ def read_segmentation(
         FileError: if the file cannot be read.
         HeaderError: if it is not DICOM, or damaged.
         LabelError: if it is no segmentation, lies in another frame of reference, on other planes
-            than the stack's, or wholly outside it; or contradicts itself.
+            than the stack's, or outside it; lacks a segment; or contradicts itself.
     """
     file = parse_segmentation(os.path.abspath(path))
+    names = [segment.name for segment in file.segments]
+    chosen = choose(file.path, names, segments, missing=missing)
+    read = tuple(file.segments[place] for place in chosen.places)
     parts = [frame.sources for frame in file.frames] if by_images else None
     alien = check_frame_of_reference(file.path, {file.frame_of_reference_uid} - {""}, stack, parts)
     frames, left_out = choose_frames(file, stack)
@@ -75,9 +100,9 @@ def read_segmentation(
     whole = len(fitting) == len(frames)
     thick = plane_spacing(file, frames, fitting, stack) if whole else 1.0
     if whole and thick < THICKER:
-        canvas, verdict = _copied(file, frames, fitting, stack), _verdict(fitting, stack)
+        canvas, verdict = _copied(file, frames, fitting, _Canvas.of(file, read, stack.shape))
     elif resample:
-        canvas, verdict = _resampled(file, frames, stack)
+        canvas, verdict = _resampled(file, frames, read, stack)
     elif whole:
         raise LabelError(
             f"{file.path}: its planes are {thick:.2f} slices of stack {stack.id} apart, and would "
@@ -85,15 +110,18 @@ def read_segmentation(
         )
     else:
         raise _off_grid(file, frames[placements.index(None)], stack)
-    findings = chain(
-        alien,
-        left_out,
-        find_outside(file.path, file.segments, canvas.outside, canvas.voxels),
-        find_overlap(canvas.voxels),
-        find_empty(file.segments, canvas.voxels),
-        find_unmeasured(stack),
-    )
-    return Mask(canvas.voxels, file.segments, stack, verdict, tuple(findings), file.path)
+    findings = [
+        *alien,
+        *left_out,
+        *find_outside(file.path, read, canvas.outside, canvas.voxels),
+        *find_overlap(canvas.voxels),
+        *find_empty(read, canvas.voxels),
+        *find_unmeasured(stack),
+    ]
+    lost = [f"{n} voxels of {read[i].name!r}" for i, n in sorted(canvas.outside.items()) if n]
+    drawn_on = (frame.sources for frame in frames)
+    check_outside(file.path, stack, lost, choose_outside(outside, alien, drawn_on, stack))
+    return chosen.of(Mask(canvas.voxels, read, stack, verdict, tuple(findings), file.path))
 
 
 @dataclass(slots=True)
@@ -101,46 +129,87 @@ class _Canvas:
     """Segments on a grid, while frames are laid on it."""
 
     voxels: NDArray[Any]
+    """(segments, slices, rows, columns)."""
+
+    index: dict[int, int]
+    """Number of a segment -> which of them it is."""
+
     outside: Counter[int] = field(default_factory=Counter)
+    """Which of them -> how many voxels of it had no place."""
 
+    @classmethod
+    def of(
+        cls, file: SegmentationFile, segments: Sequence[Segment], shape: tuple[int, int, int]
+    ) -> _Canvas:
+        """Make an empty one."""
+        dtype = np.float32 if file.type == "FRACTIONAL" else np.bool_
+        index = {segment.number: i for i, segment in enumerate(segments)}
+        try:
+            # Memory of zeros is taken when it is written to: most segments are small.
+            return cls(np.zeros((len(segments), *shape), dtype), index)
+        except (MemoryError, ValueError) as error:
+            raise LabelError(
+                f"{file.path}: {len(segments)} segments of {shape} voxels do not fit in memory"
+            ) from error
 
-def _canvas(file: SegmentationFile, shape: tuple[int, int, int]) -> _Canvas:
-    dtype = np.float32 if file.type == "FRACTIONAL" else np.bool_
-    try:
-        # Memory of zeros is taken when it is written to: most segments are small.
-        return _Canvas(np.zeros((len(file.segments), *shape), dtype))
-    except (MemoryError, ValueError) as error:
-        raise LabelError(
-            f"{file.path}: {len(file.segments)} segments of {shape} voxels do not fit in memory"
-        ) from error
+    def decode(
+        self, file: SegmentationFile, frames: Sequence[SegmentationFrame], places: Iterable[_Place]
+    ) -> Iterator[tuple[int, NDArray[Any], _Place]]:
+        """Decode the frames that hold segments of it: which of them, its pixels, and its place."""
+        wanted = [
+            (frame, place)
+            for frame, place in zip(frames, places, strict=True)
+            if frame.segment in self.index or (frame.segment is None and self.index)
+        ]
+        pixels = file.pixels([frame for frame, _ in wanted])
+        for (frame, place), plane in zip(wanted, pixels, strict=True):
+            for index, part in self._segments_in(file, frame, plane):
+                yield index, part, place
+
+    def _segments_in(
+        self, file: SegmentationFile, frame: SegmentationFrame, pixels: NDArray[Any]
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Give the segments that a frame holds: which of them, and where it is there."""
+        if frame.segment is not None:
+            yield self.index[frame.segment], pixels
+            return
+        known = {segment.number for segment in file.segments}
+        for number in np.unique(pixels).tolist():
+            if number not in known and number != file.background:
+                raise LabelError(
+                    f"{file.path}: frame {frame.number} holds the value {number}, which Segment "
+                    f"Sequence (0062,0002) does not describe: it has {sorted(known)}"
+                )
+            if number in self.index:
+                yield self.index[number], pixels == number
 
 
 def _copied(
     file: SegmentationFile,
     frames: Sequence[SegmentationFrame],
     placements: Sequence[Placement],
-    stack: Stack,
-) -> _Canvas:
+    canvas: _Canvas,
+) -> tuple[_Canvas, Verdict]:
     """Lay frames on the grid of a stack, voxel for voxel."""
-    canvas = _canvas(file, stack.shape)
-    for frame, placement, pixels in zip(frames, placements, file.pixels(frames), strict=True):
-        for index, part in _segments_in(file, frame, pixels):
-            canvas.outside[index] += placement.copy(part[None], canvas.voxels[index])
-    return canvas
+    for index, part, placement in canvas.decode(file, frames, placements):
+        canvas.outside[index] += placement.copy(part[None], canvas.voxels[index])
+    return canvas, _verdict(placements, canvas.voxels.shape[1])
 
 
 def _resampled(
-    file: SegmentationFile, frames: Sequence[SegmentationFrame], stack: Stack
+    file: SegmentationFile,
+    frames: Sequence[SegmentationFrame],
+    segments: Sequence[Segment],
+    stack: Stack,
 ) -> tuple[_Canvas, Verdict]:
     """Lay frames on a grid of their own, and give what that has at the centres of the stack's."""
     affine, numbers = own_grid(file, frames)
-    own = _canvas(file, (max(numbers) + 1, file.rows, file.columns))
-    for frame, number, pixels in zip(frames, numbers, file.pixels(frames), strict=True):
-        for index, part in _segments_in(file, frame, pixels):
-            plane = own.voxels[index, number]
-            np.copyto(plane, part, where=part != 0)
+    own = _Canvas.of(file, segments, (max(numbers) + 1, file.rows, file.columns))
+    for index, part, number in own.decode(file, frames, numbers):
+        plane = own.voxels[index, number]
+        np.copyto(plane, part, where=part != 0)
     voxels, offset = resample_voxels(own.voxels, affine, stack.affine_lps, stack.shape)
-    canvas = _Canvas(voxels)
+    canvas = _Canvas(voxels, own.index)
     for index, segment in enumerate(own.voxels):
         canvas.outside[index] = count_outside(segment, affine, stack.affine_lps, stack.shape)
     rows, columns = frames[0].plane.row_spacing, frames[0].plane.column_spacing
@@ -149,30 +218,11 @@ def _resampled(
     return canvas, Verdict("resampled", offset, text)
 
 
-def _segments_in(
-    file: SegmentationFile, frame: SegmentationFrame, pixels: NDArray[Any]
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Give the segments that a frame holds: which of the file's, and where it is there."""
-    index = {segment.number: i for i, segment in enumerate(file.segments)}
-    if frame.segment is not None:
-        yield index[frame.segment], pixels
-        return
-    for number in np.unique(pixels).tolist():
-        if number == file.background:
-            continue
-        if number not in index:
-            raise LabelError(
-                f"{file.path}: frame {frame.number} holds the value {number}, which Segment "
-                f"Sequence (0062,0002) does not describe: it has {sorted(index)}"
-            )
-        yield index[number], pixels == number
-
-
-def _verdict(placements: Sequence[Placement], stack: Stack) -> Verdict:
+def _verdict(placements: Sequence[Placement], count: int) -> Verdict:
     """Say how frames lie on the grid: planes that are missing are empty, and no difference."""
     turned = sorted({words for each in placements for words in each.plane_differences})
     slices = {number for each in placements for number in each.slices_touched}
-    text = f"{len(placements)} frames on {len(slices)} of {stack.shape[0]} slices"
+    text = f"{len(placements)} frames on {len(slices)} of {count} slices"
     return Verdict(
         "reindexed" if turned else "same_grid",
         max((each.offset for each in placements), default=0.0),

@@ -39,6 +39,9 @@ _UNDOUBTED = 2**27
 _DENSEST = 1000
 """Pixels that one byte of a larger file may claim."""
 
+_EVEN = (b"", b"\0", b"0")
+"""What makes the length of Pixel Data even; highdicom takes an ASCII zero."""
+
 
 class SegmentationFrame(NamedTuple):
     """One frame of a segmentation."""
@@ -54,6 +57,10 @@ class SegmentationFrame(NamedTuple):
 
     sources: frozenset[Source]
     """What it was drawn on, by its Derivation Image Sequence (0008,9124); empty if it is silent."""
+
+    placed: bool = True
+    """Whether it says itself where it lies; else `plane` begins at the origin, and only the image
+    that it names says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +213,37 @@ def _size(path: str, header: Dataset) -> tuple[int, int]:
         believable = rows * columns <= max(_UNDOUBTED, _DENSEST * held)
     else:
         believable = claimed * int(header.BitsAllocated) <= held * 8
-        if int(header.BitsAllocated) == 1 and header.original_encoding[1] is False:
-            raise LabelError(f"{path}: single bits in big endian words are not read")
+        if header["PixelData"].is_undefined_length:
+            raise LabelError(f"{path}: compressed, and no Transfer Syntax UID (0002,0010) says how")
     if not claimed or not believable:
         raise LabelError(
             f"{path}: Pixel Data (7FE0,0010) is {held} bytes, which cannot hold {rows} x {columns} "
             f"x {header.get('NumberOfFrames') or 1}"
         )
+    if int(header.BitsAllocated) == 1 and not _is_encapsulated(header):
+        _check_bits(path, header, rows * columns, claimed)
     return rows, columns
+
+
+def _check_bits(path: str, header: Dataset, pixels: int, claimed: int) -> None:
+    """Refuse single bits that do not follow each other from frame to frame (PS3.5 8.1.1).
+
+    Some programs begin each frame, or each segment, with a new byte. Where frames are no whole
+    bytes, all but the first would be read shifted.
+    """
+    if header.original_encoding[1] is False:
+        raise LabelError(f"{path}: single bits in big endian words are not read")
+    if pixels % 8 == 0:
+        return
+    held, expected = len(header.PixelData), (claimed + 7) // 8
+    rest = header.PixelData[expected:]
+    left = header.PixelData[expected - 1] >> (claimed % 8) if claimed % 8 else 0
+    if left or held > expected + expected % 2 or rest not in _EVEN:
+        raise LabelError(
+            f"{path}: Pixel Data (7FE0,0010) holds {held} bytes, expected {expected} for {claimed} "
+            f"single bits, and nothing but 0 after them: its frames of {pixels} bits do not follow "
+            f"each other, but begin with new bytes"
+        )
 
 
 def _is_encapsulated(header: Dataset) -> bool:
@@ -286,7 +316,8 @@ def _frames(
                     "Referenced Segment Number (0062,000B)",
                 )
             )
-        frames.append(SegmentationFrame(number, segment, groups.plane(), groups.sources()))
+        placed = groups.says_where()
+        frames.append(SegmentationFrame(number, segment, groups.plane(), groups.sources(), placed))
         spacing = groups.spacing_between_slices()
     return tuple(frames), spacing
 
@@ -303,17 +334,30 @@ class _Groups(NamedTuple):
                 return found
         return None
 
+    def find(self, macro: str, keyword: str) -> Any:
+        for item in self.items:
+            for found in items_of(item, macro):
+                if (value := found.get(keyword)) is not None and value != "":
+                    return value
+        return None
+
     def value(self, macro: str, keyword: str, name: str) -> Any:
-        found = self.macro(macro)
-        value = None if found is None else found.get(keyword)
-        if value is None or value == "":
+        value = self.find(macro, keyword)
+        if value is None:
             raise LabelError(f"{self.where}: {name} is missing, its own and that which all share")
         return value
 
+    def says_where(self) -> bool:
+        return self.find("PlanePositionSequence", "ImagePositionPatient") is not None
+
     def plane(self) -> PlaneGeometry:
-        position = self.value(
-            "PlanePositionSequence", "ImagePositionPatient", "Image Position (Patient) (0020,0032)"
-        )
+        position = (0.0, 0.0, 0.0)
+        if self.says_where() or not self.sources() or self._moved():
+            position = self.value(
+                "PlanePositionSequence",
+                "ImagePositionPatient",
+                "Image Position (Patient) (0020,0032)",
+            )
         orientation = self.value(
             "PlaneOrientationSequence",
             "ImageOrientationPatient",
@@ -333,11 +377,15 @@ class _Groups(NamedTuple):
         return None if spacing is None else float(spacing)
 
     def sources(self) -> frozenset[Source]:
+        named = (item for item in self._derived() if "ReferencedSOPInstanceUID" in item)
+        return frozenset(source for item in named for source in sources_of(item))
+
+    def _moved(self) -> bool:
+        """Whether it is said that places are not those of the images (PS3.3 C.7.6.16.2.6)."""
+        preserved = {text_of(item, "SpatialLocationsPreserved") for item in self._derived()}
+        return not preserved <= {"", "YES"}
+
+    def _derived(self) -> list[Dataset]:
         named = (items_of(item, "DerivationImageSequence") for item in self.items)
-        return frozenset(
-            source
-            for derivation in next(filter(None, named), [])
-            for item in items_of(derivation, "SourceImageSequence")
-            if "ReferencedSOPInstanceUID" in item
-            for source in sources_of(item)
-        )
+        derivations = next(filter(None, named), [])
+        return [each for one in derivations for each in items_of(one, "SourceImageSequence")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +22,15 @@ from dicomdata.labels.belonging import (
     stack_sources,
 )
 from dicomdata.labels.contours import fill
-from dicomdata.labels.findings import find_empty, find_outside, find_overlap, find_unmeasured
+from dicomdata.labels.findings import (
+    check_outside,
+    choose_outside,
+    find_empty,
+    find_outside,
+    find_overlap,
+    find_unmeasured,
+)
+from dicomdata.labels.names import choose
 from dicomdata.labels.placing import SAME_CENTRE, THICKER
 from dicomdata.labels.records import LabelFinding, Mask, Verdict
 from dicomdata.labels.roi import CLOSED, parse_structures
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dicomdata.labels.contours import Region as Filling
+    from dicomdata.labels.findings import Outside
+    from dicomdata.labels.names import Missing, Wanted
     from dicomdata.labels.references import Source
     from dicomdata.labels.roi import Contour, Region, StructureSet
     from dicomdata.stack import Stack
@@ -55,7 +65,7 @@ _WORDS: Mapping[str, tuple[str, Literal["contours", "voxels"]]] = {
     ),
     "repeated_contour": ("{count} contours of {name} repeat another: used once", "contours"),
     "crossing": (
-        "{count} voxels lie within two contours of {name} that cross: left out by exclusive or",
+        "{count} voxels lie within two contours of {name} that cross, or twice in one: left out",
         "voxels",
     ),
     "hole_edge": (
@@ -69,22 +79,32 @@ _HALF_SLICE = 0.5
 """Slices beyond which another slice is nearer."""
 
 
-def read_structures(
+def read_structures(  # noqa: PLR0913 - what is read, and what is taken for right: all by name
     path: str | os.PathLike[str],
     stack: Stack,
     *,
+    segments: Wanted | None = None,
+    missing: Missing = "error",
     resample: bool = False,
     by_images: bool = False,
+    outside: Outside | None = None,
 ) -> Mask:
     """Read an RT Structure Set onto the grid of a stack: one segment a region of interest.
 
     Args:
         path: the structure set.
         stack: the image it was drawn on, or another in the same frame of reference.
+        segments: name -> pattern, or names: only those are filled and given memory, and what comes
+            is that of `select_segments`, verdict and findings on them alone. None reads all.
+        missing: what to do where none is called so, as in `select_segments`.
         resample: let contours between two slices count for the nearer one, and those of thicker
             slices for all that they stand for. Otherwise such a label is refused.
         by_images: take a region although it names another frame of reference, if each of its
             contours names an image of the stack: some writers make one up. Otherwise it is refused.
+        outside: what to do where contours or voxels lie outside the stack: refuse the label
+            ("reject"), or leave them out with a finding ("drop"). None leaves them out, if the
+            label says that it belongs there: by its frame of reference, or images of the stack
+            that it names.
 
     Returns:
         (regions, slices, rows, columns), bool.
@@ -92,40 +112,47 @@ def read_structures(
     Raises:
         FileError: if the file cannot be read.
         HeaderError: if it is not DICOM, or damaged.
-        LabelError: if it is no structure set, lies in another frame of reference, wholly outside
-            the stack, or between its slices or across them.
+        LabelError: if it is no structure set, lies in another frame of reference, outside the
+            stack, or between its slices or across them; or lacks a region.
     """
     file = parse_structures(os.path.abspath(path))
-    regions, alien = _regions_of(file, stack, by_images=by_images)
+    every, alien = _regions_of(file, stack, by_images=by_images)
+    chosen = choose(file.path, [each.segment.name for each in every], segments, missing=missing)
+    regions = [every[place] for place in chosen.places]
+    meant = _own_contours(file, every, stack)
     slices = _Slices.of(stack)
-    segments = tuple(region.segment for region in regions)
+    read = tuple(region.segment for region in regions)
     voxels = np.zeros((len(regions), *stack.shape), np.bool_)
     noted: _Noted = Counter()
-    outside: Counter[int] = Counter()
+    beyond: Counter[int] = Counter()
     placed: list[_Placed] = []
-    own = _own_contours(file, regions, stack)
-    for index, region in enumerate(regions):
-        sorted_out = _sort(file, region, own[index], slices, noted, resample=resample)
+    slices = slices._replace(apart=_slices_apart(every, meant, slices))
+    for index, (region, place) in enumerate(zip(regions, chosen.places, strict=True)):
+        sorted_out = _sort(file, region, meant[place], slices, noted, resample=resample)
         sorted_out = _spread(file, region, sorted_out, slices, resample=resample)
         for number, contours in sorted_out.items():
             kept = _once(region, contours, noted)
             filled = fill([each.points for each in kept], stack.shape[1:])
-            outside[index] += _paint(voxels[index, number], filled)
+            beyond[index] += _paint(voxels[index, number], filled)
             for kind, count in (("crossing", filled.crossed), ("hole_edge", filled.on_holes)):
                 if count:
                     noted[kind, region.segment.name] += count
             placed += kept
     _check_something(file, placed, noted)
-    findings = chain(
-        alien,
-        _findings(noted),
-        find_outside(file.path, segments, outside, voxels),
-        find_overlap(voxels),
-        find_empty(segments, voxels),
-        find_unmeasured(stack),
+    findings = (
+        *alien,
+        *_findings(noted),
+        *find_outside(file.path, read, beyond, voxels),
+        *find_overlap(voxels),
+        *find_empty(read, voxels),
+        *find_unmeasured(stack),
     )
-    verdict = _verdict(placed, stack)
-    return Mask(voxels, segments, stack, verdict, tuple(findings), file.path)
+    counted = ((name, n) for (kind, name), n in noted.items() if kind == "outside_contour")
+    lost = [f"{n} contours of {name!r}" for name, n in counted]
+    lost += [f"{n} voxels of {read[i].name!r}" for i, n in beyond.items() if n]
+    drawn_on = (contour.sources for region in regions for contour in region.contours)
+    check_outside(file.path, stack, lost, choose_outside(outside, alien, drawn_on, stack))
+    return chosen.of(Mask(voxels, read, stack, _verdict(placed, stack), findings, file.path))
 
 
 def _regions_of(
@@ -191,6 +218,9 @@ class _Slices(NamedTuple):
 
     numbers: dict[Source, int | None]
     """Which slice each image is."""
+
+    apart: int = 1
+    """How many slices the planes of the structure set are apart: one region may lie on few."""
 
     @classmethod
     def of(cls, stack: Stack) -> _Slices:
@@ -258,6 +288,18 @@ def _sort(  # noqa: PLR0913 - one contour after the other, and what is noted on 
     return {number: _nearest(region, each, noted) for number, each in sorted_out.items()}
 
 
+def _slices_apart(regions: Sequence[Region], own: Sequence[Sequence[bool]], slices: _Slices) -> int:
+    """Give how many slices of the stack the planes of all regions are apart."""
+    numbers = {
+        slices.place(contour.points).slice_number
+        for region, meant in zip(regions, own, strict=True)
+        for contour, ours in zip(region.contours, meant, strict=True)
+        if ours and contour.kind in CLOSED
+    }
+    within = sorted(numbers & {*range(slices.stack.shape[0])})
+    return min((after - before for before, after in pairwise(within)), default=1)
+
+
 def _nearest(region: Region, contours: list[_Placed], noted: _Noted) -> list[_Placed]:
     """Of contours on several planes that are nearest to one slice, keep those of the nearest."""
     nearest = min(contours, key=lambda each: each.distance)
@@ -282,8 +324,7 @@ def _spread(
     Raises:
         LabelError: if they are of thicker slices, and are not to be resampled.
     """
-    numbers = sorted(contours)
-    apart = min((after - before for before, after in pairwise(numbers)), default=1)
+    numbers, apart = sorted(contours), slices.apart
     if apart < THICKER or any(slices.named(contour) for contour in region.contours):
         return contours
     if not resample:
