@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
 from collections import Counter
@@ -48,6 +49,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> dd.Catalog:
         write_case(folder, patient, extra={"Manufacturer": MAKERS[number % 3]})
     write_case(folder, "P00", name="P00 again", extra={"Manufacturer": "GE"})
     return dd.scan(folder, catalog=folder.parent / "archive.catalog", progress=False)
+
+
+@pytest.fixture(scope="module")
+def stacks(archive: dd.Catalog) -> tuple[dd.Stack, ...]:
+    """The 25 stacks of the archive."""
+    return dd.plan_stacks(archive).stacks
 
 
 def part_of_patient(split: dd.Split) -> dict[str, str]:
@@ -169,6 +176,54 @@ def test_strata_are_in_every_part(archive: dd.Catalog) -> None:
     assert split.stratify == "manufacturer"
 
 
+@given(st.permutations(range(25)), st.integers(0, 9))
+def test_the_order_of_cases_does_not_matter(
+    stacks: tuple[dd.Stack, ...], order: list[int], seed: int
+) -> None:
+    shuffled = [stacks[number] for number in order]
+
+    split = dd.make_split(shuffled, 2, seed=seed, stratify="manufacturer")
+
+    assert split == dd.make_split(stacks, 2, seed=seed, stratify="manufacturer")
+
+
+def test_the_place_of_an_archive_does_not_matter(tmp_path: Path, planned: Planned) -> None:
+    splits = []
+    for root in ("here", "far/away"):
+        for patient in PATIENTS[:8]:
+            write_case(tmp_path / root, patient)
+        splits.append(dd.make_split(planned(tmp_path / root), 2, seed=0, balanced=True))
+
+    assert splits[0] == splits[1]
+
+
+@given(st.sets(st.sampled_from(PATIENTS), min_size=8, max_size=23), st.integers(0, 9))
+def test_more_studies_of_those_who_are_there_move_nobody(
+    archive: dd.Catalog, some: set[str], seed: int
+) -> None:
+    one_each = {series.patient_id: series.series_instance_uid for series in archive.series}
+    few = archive.select(series_instance_uid=sorted(one_each.values()))
+
+    before = dd.make_split(few, 2, seed=seed, balanced=True)
+
+    # A study more is no patient more: the balance is what it was, even made anew.
+    assert part_of_patient(before) == part_of_patient(
+        dd.make_split(archive, 2, seed=seed, balanced=True)
+    )
+
+
+def test_what_is_balanced_anew_may_move(archive: dd.Catalog) -> None:
+    few = archive.select(patient_id=PATIENTS[4:])
+
+    before = dd.make_split(few, 2, seed=0, balanced=True)
+    anew = dd.make_split(archive, 2, seed=0, balanced=True)
+    kept = dd.make_split(archive, 2, seed=0, balanced=True, previous=before)
+
+    # Why a split is kept in a file: nothing that balances can promise more.
+    assert not part_of_patient(before).items() <= part_of_patient(anew).items()
+    assert part_of_patient(before).items() <= part_of_patient(kept).items()
+
+
 def test_labels_are_strata_too(archive: dd.Catalog) -> None:
     labels = {patient: "ill" if number < 8 else "well" for number, patient in enumerate(PATIENTS)}
 
@@ -176,6 +231,37 @@ def test_labels_are_strata_too(archive: dd.Catalog) -> None:
 
     ill = Counter(group.part for group in split.groups if group.stratum == "ill")
     assert ill == {"0": 2, "1": 2, "2": 2, "3": 2}
+
+
+def test_labels_find_their_patients_however_these_are_spelt(archive: dd.Catalog) -> None:
+    labels = {f" {patient.lower()}": number % 2 for number, patient in enumerate(PATIENTS)}
+
+    split = dd.make_split(archive, 2, seed=3, stratify=labels)
+
+    assert Counter(group.stratum for group in split.groups) == {"0": 12, "1": 12}
+    with pytest.raises(dd.SplitError, match="'P00' has another one where it is spelt differently"):
+        dd.make_split(archive, 2, seed=3, stratify={"p00": "a", "P00": "b"})
+
+
+def test_patients_without_label_are_told(archive: dd.Catalog) -> None:
+    split = dd.make_split(archive, 2, seed=3, stratify=dict.fromkeys(PATIENTS[1:], "ill"))
+
+    (finding,) = split.findings
+    assert finding.startswith("stratum_missing: 1 patients have no labels")
+    assert finding.endswith("the first is p00")
+
+
+def test_labels_of_nobody_are_refused(archive: dd.Catalog) -> None:
+    with pytest.raises(dd.SplitError, match=r"1 labels \(the first of 'q'\) are of no series"):
+        dd.make_split(archive, 2, seed=3, stratify={"Q": "ill"})
+
+
+def test_stacks_are_balanced_by_columns_as_their_catalog_is(archive: dd.Catalog) -> None:
+    plan = dd.plan_stacks(archive)
+
+    split = dd.make_split(plan.stacks, 4, seed=3, stratify="manufacturer")
+
+    assert split == dd.make_split(plan, 4, seed=3, stratify="manufacturer")
 
 
 def test_a_patient_of_two_values_is_of_both(tmp_path: Path, planned: Planned) -> None:
@@ -202,7 +288,10 @@ def test_a_column_that_is_none_is_refused(archive: dd.Catalog) -> None:
         ({"train": 1.0}, "expected two or more"),
         ({"train": 1.2, "val": -0.2}, "each above 0"),
         ({"train": float("nan"), "val": 1.0}, "each above 0"),
+        ({"": 0.5, "val": 0.5}, "expected a name for each"),
+        ({1: 0.5, "1": 0.5}, "expected different names"),
         (1, "1 folds: expected 2 or more"),
+        (2.5, "expected a whole number"),
     ],
 )
 def test_shares_that_make_no_whole_are_refused(archive: dd.Catalog, parts: Any, told: str) -> None:
@@ -217,6 +306,30 @@ def test_a_part_without_patients_is_refused(archive: dd.Catalog) -> None:
         dd.make_split(two, SHARES, seed=0)
     with pytest.raises(dd.SplitError, match="no case to split"):
         dd.make_split(archive.select(patient_id="NOBODY"), SHARES, seed=0)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_tenth_of_five_patients_is_nobody_and_refused(
+    archive: dd.Catalog, *, balanced: bool
+) -> None:
+    five = archive.select(patient_id=PATIENTS[:5])
+    shares = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+    with pytest.raises(
+        dd.SplitError, match=r"5 patients leave (val, )?test empty \(train [45], val"
+    ):
+        dd.make_split(five, shares, seed=0, balanced=balanced)
+
+
+def test_a_seed_is_a_whole_number(archive: dd.Catalog, tmp_path: Path) -> None:
+    split = dd.make_split(archive, 2, seed=np.int64(7))  # type: ignore[arg-type]
+
+    split.save(tmp_path / "split.json")
+
+    assert dd.Split.load(tmp_path / "split.json") == dd.make_split(archive, 2, seed=7)
+    for seed in ("7", 7.0):
+        with pytest.raises(dd.SplitError, match="expected a whole number"):
+            dd.make_split(archive, 2, seed=seed)  # type: ignore[arg-type]
 
 
 def test_folds_are_held_out_one_by_one(archive: dd.Catalog) -> None:
@@ -242,7 +355,7 @@ def test_folds_are_held_out_one_by_one(archive: dd.Catalog) -> None:
 def test_patient_ids_that_differ_in_case_and_spaces_are_one(
     tmp_path: Path, planned: Planned
 ) -> None:
-    for number, patient in enumerate(["ab 1", "AB 1", "Ab  1", "C", "D", "E"]):
+    for number, patient in enumerate(["ab 1", "AB 1", "Ab  1 ", "C", "D", "E"]):
         write_case(tmp_path, patient, name=f"case {number}")
 
     split = dd.make_split(planned(tmp_path), 2, seed=0, balanced=True)
@@ -292,6 +405,43 @@ def test_patients_of_one_study_stay_together(tmp_path: Path, planned: Planned) -
     assert "patients_joined: 1 groups have more than one Patient ID" in split.findings[0]
 
 
+def test_patients_of_one_series_uid_stay_together(tmp_path: Path, planned: Planned) -> None:
+    # Only some of the UIDs were replaced when a copy was made anonymous.
+    write_case(tmp_path, "JOHN")
+    write_case(tmp_path, "ANON", series_instance_uid=phantom_uid("JOHN", "series"))
+    write_case(tmp_path, "C")
+
+    split = dd.make_split(planned(tmp_path), 2, seed=0, balanced=True)
+
+    assert {group.patients for group in split.groups} == {("ANON", "JOHN"), ("C",)}
+
+
+def test_one_patient_id_of_two_hospitals_is_one_patient_and_told(
+    tmp_path: Path, planned: Planned
+) -> None:
+    for number, hospital in enumerate(["NORTH", "SOUTH", "NORTH"]):
+        patient = ("1", "1", "2")[number]
+        extra = {"IssuerOfPatientID": hospital}
+        write_case(tmp_path, patient, name=f"case {number}", extra=extra)
+    plan = planned(tmp_path, keep=["IssuerOfPatientID"])
+
+    split = dd.make_split(plan, 2, seed=0, balanced=True)
+
+    assert [len(group.series) for group in split.groups] == [2, 1]
+    (finding,) = split.findings
+    assert finding.startswith("patient_issuers: 1 Patient IDs were given by several issuers")
+    assert finding.endswith("1 of NORTH and SOUTH")
+
+
+def test_whoever_is_said_to_be_another_and_is_not_there_is_told(archive: dd.Catalog) -> None:
+    split = dd.make_split(archive, 2, seed=0, same={"P01": "P99", "P02": "p03 "})
+
+    assert split.findings[0] == (
+        "same_unknown: 1 Patient IDs said to be others' are of no case: 'P99'"
+    )
+    assert part_of_patient(split)["P02"] == part_of_patient(split)["P03"]
+
+
 def test_who_turns_out_to_be_one_patient_cannot_stay_in_two_parts(archive: dd.Catalog) -> None:
     split = dd.make_split(archive, 2, seed=0, balanced=True)
     parts = part_of_patient(split)
@@ -331,6 +481,53 @@ def test_a_file_that_was_changed_so_that_it_leaks_is_refused(
 
     with pytest.raises(dd.SplitError, match=r"split\.json: patient p00 is in . and in .: it would"):
         dd.Split.load(path)
+
+
+def change_group(document: Any, **changes: Any) -> None:
+    document["groups"][0].update(changes)
+
+
+CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a patient went over": (
+        lambda it: change_group(it, part=str(1 - int(it["groups"][0]["part"]))),
+        "who is where is not as it was written: that had the fingerprint .* write that into",
+    ),
+    "a line is lost": (lambda it: it["groups"].pop(), "who is where is not as it was written"),
+    "another fingerprint": (lambda it: it.update(fingerprint="0"), "had the fingerprint 0, this"),
+    "no fingerprint": (lambda it: it.pop("fingerprint"), "it lacks 'fingerprint'"),
+    "no seed": (lambda it: it.pop("seed"), "it lacks 'seed'"),
+    "no studies": (lambda it: it["groups"][0].pop("studies"), "it lacks 'studies'"),
+    "a word for a list": (lambda it: change_group(it, patients="P10"), "which is no list"),
+    "a number for a name": (lambda it: change_group(it, patients=[10]), "else than names"),
+    "a word for a truth": (lambda it: it.update(balanced="no"), "which is no bool"),
+    "another policy": (lambda it: it.update(missing_patient="guess"), "expected 'refuse' or 'st"),
+    "a part that is none": (lambda it: change_group(it, part="9"), "are in no part: '9'"),
+    "shares of nothing": (lambda it: it.update(shares={"0": 0.5}), "expected two or more"),
+    "half a pair": (lambda it: it.update(same=["A", 1]), "not a split"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_file_that_is_not_as_it_was_written_is_refused(
+    archive: dd.Catalog, tmp_path: Path, what: str
+) -> None:
+    path, (change, told) = tmp_path / "split.json", CHANGES[what]
+    dd.make_split(archive, 2, seed=5).save(path)
+    document = json.loads(path.read_text())
+
+    change(document)
+
+    path.write_text(json.dumps(document))
+    with pytest.raises(dd.SplitError, match=rf"split\.json: .*{told}"):
+        dd.Split.load(path)
+
+
+@pytest.mark.parametrize("data", [bytes(range(128, 256)), b"[" * 10**5, b"\0" * 9])
+def test_what_is_no_text_is_no_split(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "split.json").write_bytes(data)
+
+    with pytest.raises(dd.SplitError, match=r"split\.json: not a split"):
+        dd.Split.load(tmp_path / "split.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "dicomdata split 9"}', "a: 1"])
@@ -397,6 +594,34 @@ def test_series_that_change_hands_are_told(tmp_path: Path, planned: Planned) -> 
         split.stacks(after, "0")
 
 
+def test_a_series_that_changed_hands_is_told_in_a_selection_too(
+    tmp_path: Path, planned: Planned
+) -> None:
+    for patient in "ABCD":
+        write_case(tmp_path / "before", patient)
+        write_case(tmp_path / "after", "E" if patient == "A" else patient, name=patient)
+    split = dd.make_split(planned(tmp_path / "before"), 2, seed=0, balanced=True)
+    after = planned(tmp_path / "after")
+
+    moved = [stack for stack in after.stacks if stack.patient_id == "E"]
+    others = [stack for stack in after.stacks if stack.patient_id != "E"]
+
+    assert split.changes(moved).renamed
+    assert not split.changes(others)
+    # Whoever it is said to be now, it is in the part that it was in.
+    assert split.part_of(moved[0]) == part_of_patient(split)["A"]
+
+
+def test_a_part_of_which_no_stack_is_planned_is_told(archive: dd.Catalog) -> None:
+    split = dd.make_split(archive, 2, seed=0)
+    held_out = [patient for patient, part in part_of_patient(split).items() if part == "1"]
+    plan = dd.plan_stacks(archive.select(patient_id=held_out))
+
+    with pytest.warns(dd.DicomDataWarning, match="part '0' has no stack in the plan"):
+        assert split.stacks(plan, "0") == ()
+    assert split.stacks(plan, "0", changed="ignore") == ()
+
+
 def test_what_a_selection_leaves_out_is_not_missing(archive: dd.Catalog) -> None:
     split = dd.make_split(archive, 2, seed=0)
     plan = dd.plan_stacks(archive.select(manufacturer="GE"))
@@ -435,7 +660,7 @@ def test_a_patient_and_a_study_on_both_sides_are_found(archive: dd.Catalog) -> N
 
     assert [leak.kind for leak in audit.leaks] == ["patient"]
     assert str(audit.leaks[0]) == "patient p00 is in train and in test"
-    assert [leak.kind for leak in twice.leaks] == ["patient", "study"]
+    assert [leak.kind for leak in twice.leaks] == ["patient", "study", "series"]
 
 
 def test_nothing_leaks_from_a_split(archive: dd.Catalog) -> None:
@@ -491,6 +716,42 @@ def test_frames_that_agree_in_the_middle_only_are_no_copy(tmp_path: Path, planne
     other[:, 0, 0] += 1
     write_series(tmp_path / "a", stored=words, patient_id="A", seed="a")
     write_series(tmp_path / "b", stored=other, patient_id="B", seed="b")
+
+    assert audited(planned(tmp_path), ("A",), ("B",)).clean
+
+
+def test_frames_that_many_share_are_told_once_for_each_of_them(
+    tmp_path: Path, planned: Planned
+) -> None:
+    # A page that says "not for diagnosis" in each of 40 series: 400 pairs of parts.
+    page = np.random.default_rng(1).integers(0, 2**12, (24, 24))
+    for number in range(40):
+        noise = np.random.default_rng(number + 2).integers(0, 2**12, (2, 24, 24))
+        noise[1] = page
+        name = f"P{number:02}"
+        write_series(tmp_path / name, stored=noise.astype("u2"), patient_id=name, seed=name)
+    names = [f"P{number:02}" for number in range(40)]
+
+    audit = audited(planned(tmp_path), tuple(names[:20]), tuple(names[20:]))
+
+    assert {leak.frames for leak in audit.leaks} == {1}
+    assert {patient for leak in audit.leaks for patient in leak.patients} == set(names)
+    assert len(audit.leaks) == 39
+
+
+def test_one_series_uid_on_both_sides_is_found(tmp_path: Path, planned: Planned) -> None:
+    write_case(tmp_path, "A")
+    write_case(tmp_path, "B", series_instance_uid=phantom_uid("A", "series"))
+
+    audit = audited(planned(tmp_path), ("A",), ("B",), pixels=False)
+
+    assert [(leak.kind, leak.patients) for leak in audit.leaks] == [("series", ("A", "B"))]
+
+
+def test_a_turned_copy_is_not_found_and_the_docs_say_so(tmp_path: Path, planned: Planned) -> None:
+    words = np.random.default_rng(1).integers(0, 2**12, (2, 24, 24)).astype(np.uint16)
+    write_series(tmp_path / "a", stored=words, patient_id="A", seed="a")
+    write_series(tmp_path / "b", stored=words[:, ::-1].copy(), patient_id="B", seed="b")
 
     assert audited(planned(tmp_path), ("A",), ("B",)).clean
 
@@ -635,6 +896,7 @@ def test_the_command_balances_labels_of_a_table(archive: dd.Catalog, tmp_path: P
         (("--folds", 2), "expected --seed S"),
         (("--folds", 2, "--ratio", "a=.5,b=.5", "--seed", 1), "expected one of them"),
         (("--ratio", "train", "--seed", 1), "expected NAME=SHARE"),
+        (("--ratio", "a=.5,a=.5", "--seed", 1), "a comes twice"),
         (("--ratio", "train=.5,val=.4", "--seed", 1), "expected a sum of 1, found 0.9"),
         (("--folds", 2, "--seed", 1, "--same", "A"), "expected two Patient IDs"),
         (("--folds", 2, "--seed", 1, "--missing-patient", "guess"), "expected refuse or study"),
@@ -657,3 +919,38 @@ def test_the_command_overwrites_nothing_but_splits(archive: dd.Catalog, tmp_path
 
     assert result.exit_code == 2
     assert (tmp_path / "notes.json").read_text() == "{}"
+
+
+def test_the_command_writes_a_line_for_every_volume(archive: dd.Catalog, tmp_path: Path) -> None:
+    path, table = tmp_path / "split.json", tmp_path / "parts.csv"
+
+    result = run(archive.path, "--folds", 4, "--balanced", "--seed", 1, "-o", path, "--csv", table)
+
+    assert result.exit_code == 0
+    split, stacks = dd.Split.load(path), dd.plan_stacks(archive).stacks
+    with table.open(newline="") as file:
+        rows = {row["stack"]: row for row in csv.DictReader(file)}
+    assert {name: row["part"] for name, row in rows.items()} == {
+        stack.id: split.part_of(stack) for stack in stacks
+    }
+    assert {row["patient_id"] for row in rows.values()} == set(PATIENTS)
+
+
+def test_the_command_looks_for_its_folders_first(tmp_path: Path) -> None:
+    # There is no archive either, but that would be found by reading it.
+    result = run(tmp_path, "--folds", 2, "--seed", 1, "-o", tmp_path / "none" / "split.json")
+
+    assert result.exit_code == 2
+    assert "split.json: cannot be written" in result.stderr
+
+
+def test_the_command_says_which_split_it_takes_up(archive: dd.Catalog, tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    run(archive.path, "--folds", 4, "--balanced", "--seed", 1, "-o", path)
+    written = path.read_text()
+
+    result = run(archive.path, "--folds", 3, "-o", path)
+
+    assert result.exit_code == 2
+    assert "split.json is there and is taken up: the earlier split has the shares" in result.stderr
+    assert path.read_text() == written

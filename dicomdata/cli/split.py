@@ -83,6 +83,10 @@ def split(
         list[str] | None,
         typer.Option("--where", metavar="COLUMN=VALUE", help="As for `series`."),
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write a line for every volume: its part."),
+    ] = None,
     policy: Annotated[PolicyName, typer.Option("--policy", help="As for `stacks`.")] = (
         PolicyName.default
     ),
@@ -102,7 +106,7 @@ def split(
       dicomdata split ct.catalog --ratio train=.8,val=.1,test=.1 --seed 7 -o split.json
       dicomdata split ct.catalog --folds 5 --stratify manufacturer --seed 7 -o folds.json
       dicomdata split ct.catalog --folds 5 --labels cases.csv --stratify stage --seed 7 -o f.json
-      dicomdata split ct.catalog -o split.json        cases came: the rest stays where it is
+      dicomdata split ct.catalog -o split.json --csv parts.csv    cases came: the rest stays
 
     \b
     Exit status:
@@ -110,26 +114,32 @@ def split(
       1  it is written, but something was left out: stderr says what and why
       2  it is not written: no such shares, or something is in two parts; stderr says why
     """  # noqa: D301
+    _check_folders(output, table)
     before = dd.Split.load(output) if output.exists() else None
     plan = dd.plan_stacks(
         open_source(catalog).select(**read_conditions(modality, None, min_slices, where)),
         policy.policy,
     )
-    made = dd.make_split(
-        plan,
-        _parts(ratio, folds, before),
-        seed=_seed(seed, before),
-        stratify=_strata(stratify, labels, before),
-        balanced=balanced or (before is not None and before.balanced),
-        missing_patient=_missing(missing_patient, before),
-        same=_pairs(same or ()),
-        previous=before,
-    )
-    audit = dd.audit_split(
-        {part: made.stacks(plan, part) for part in made.parts}, pixels=not no_pixels
-    )
+    try:
+        made = dd.make_split(
+            plan,
+            _parts(ratio, folds, before),
+            seed=_seed(seed, before),
+            stratify=_strata(stratify, labels, before),
+            balanced=balanced or (before is not None and before.balanced),
+            missing_patient=_missing(missing_patient, before),
+            same=_pairs(same or ()),
+            previous=before,
+        )
+    except dd.SplitError as error:
+        told = f"{output} is there and is taken up: {error}" if before else str(error)
+        raise dd.SplitError(told) from error
+    stacks = {part: made.stacks(plan, part) for part in made.parts}
+    audit = dd.audit_split(stacks, pixels=not no_pixels)
     _refuse_leaks(audit, output)
     made.save(output)
+    if table is not None:
+        _write_table(stacks, table)
     if as_json:
         typer.echo(json.dumps(finite(_document(made, output)), allow_nan=False, indent=1))
     else:
@@ -137,6 +147,13 @@ def split(
     for finding in made.findings:
         typer.echo(plain(finding), err=True)
     raise typer.Exit(complain((*audit.rejected, *plan.rejected, *plan.catalog.rejected)))
+
+
+def _check_folders(*files: Path | None) -> None:
+    """Find out before the pixels are compared that what comes of it has no place."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise dd.ConfigError(f"{file}: cannot be written: {file.parent} is no folder")
 
 
 def _parts(ratio: str | None, folds: int | None, before: dd.Split | None) -> dict[str, float] | int:
@@ -152,6 +169,8 @@ def _parts(ratio: str | None, folds: int | None, before: dd.Split | None) -> dic
     shares: dict[str, float] = {}
     for text in ratio.split(","):
         name, _, share = text.partition("=")
+        if name.strip() in shares:
+            raise dd.ConfigError(f"--ratio {ratio!r}: {name.strip()} comes twice")
         try:
             shares[name.strip()] = float(share)
         except ValueError:
@@ -209,6 +228,19 @@ def _refuse_leaks(audit: dd.Audit, output: Path) -> None:
         f"{output}: not written: {count(len(audit.leaks), 'leak')}: leave one of each pair out, or "
         f"say that they are one patient, as in --same {'='.join(first.patients)}"
     )
+
+
+def _write_table(stacks: Mapping[str, Sequence[dd.Stack]], path: Path) -> None:
+    """Write which volume is in which part, to be joined with other tables."""
+    from dicomdata.evaluate.records import write_csv  # half a second, for who wants a table
+
+    columns = ("patient_id", "study_instance_uid", "series_instance_uid")
+    rows = (
+        {"part": part, **{name: getattr(stack, name) for name in columns}, "stack": stack.id}
+        for part, members in stacks.items()
+        for stack in members
+    )
+    write_csv(path, ("part", *columns, "stack"), rows, ())
 
 
 def _print(made: dd.Split, output: Path) -> None:

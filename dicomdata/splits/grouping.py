@@ -1,14 +1,18 @@
 """Which series belong to one patient, as far as headers tell: what must never be parted.
 
 Patient IDs that differ in case or spaces only are one patient's, and so are those that share a
-study: of two that are one patient, a mistake leaks; of two that are not, it costs nothing.
+study or a Series Instance UID: of two that are one patient, a mistake leaks; of two that are not,
+it costs nothing. So one ID that two hospitals use is one patient's too.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from unicodedata import normalize
 
 from dicomdata.catalog import Catalog, Series
 from dicomdata.errors import SplitError
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "Catalog | StackPlan | Iterable[Stack]"
 """What can be split: series, the volumes of series, or a choice of these."""
+
+ISSUER = "IssuerOfPatientID"
+"""Column of who gave a Patient ID, (0010,0021), if the scan was told to keep it."""
 
 _SHOWN = 3
 """Patients or series that a message names; their number says how many more there are."""
@@ -62,8 +69,13 @@ class Members:
     """Where an earlier split has put them; "" where it has not."""
 
 
-def cases_of(source: Source) -> list[Case]:
-    """Give the series of a catalog, or those that stacks are of, ordered by name."""
+def cases_of(source: Source, *, columns: bool = False) -> list[Case]:
+    """Give the series of a catalog, or those that stacks are of, ordered by name.
+
+    Args:
+        source: a catalog, a plan, or stacks.
+        columns: whether those of stacks are wanted as well, for which their catalog is opened.
+    """
     if isinstance(source, Catalog):
         found = [_case_of_series(series) for series in source.series]
     elif isinstance(source, StackPlan):
@@ -71,7 +83,7 @@ def cases_of(source: Source) -> list[Case]:
         rows = source.catalog.series
         found = [_case_of_series(series) for series in rows if series.id in used]
     else:
-        found = [_case_of_stack(stack) for stack in source]
+        found = [_case_of_stack(stack, columns=columns) for stack in source]
     cases = {(case.series, case.patient_id): case for case in found}
     return [cases[name] for name in sorted(cases)]
 
@@ -81,11 +93,19 @@ def series_name(thing: Series | Stack) -> str:
     if thing.series_instance_uid:
         return thing.series_instance_uid
     if isinstance(thing, VolumeFile):
-        return f"file {thing.path}"
+        return f"{_FILE}{thing.path}"
     if isinstance(thing, Stack):
-        rows = Catalog(Path(thing.catalog)).series
-        thing = next(series for series in rows if series.id == thing.series_id)
-    return f"folder {thing.folder}"
+        thing = _series_of(thing)
+    return f"{_FOLDER}{thing.folder}"
+
+
+def is_uid(name: str) -> bool:
+    """Tell whether a series is called by its UID, which no other patient's can have."""
+    return not name.startswith((_FILE, _FOLDER))
+
+
+_FILE, _FOLDER = "file ", "folder "
+"""How a series without UID is called."""
 
 
 def _case_of_series(series: Series) -> Case:
@@ -97,14 +117,28 @@ def _case_of_series(series: Series) -> Case:
     )
 
 
-def _case_of_stack(stack: Stack) -> Case:
-    columns = {"modality": stack.modality, "unit": stack.unit}
-    return Case(stack.patient_id, stack.study_instance_uid, series_name(stack), columns)
+def _case_of_stack(stack: Stack, *, columns: bool) -> Case:
+    known: Mapping[str, Any] = {"modality": stack.modality, "unit": stack.unit}
+    if columns and stack.catalog:
+        known = {**_series_of(stack).columns_by_name, **known}
+    return Case(stack.patient_id, stack.study_instance_uid, series_name(stack), known)
+
+
+def _series_of(stack: Stack) -> Series:
+    # One that is gone has no time; opening it says so.
+    changed = os.stat(stack.catalog).st_mtime_ns if os.path.exists(stack.catalog) else 0
+    return _rows(stack.catalog, changed)[stack.series_id]
+
+
+@lru_cache(maxsize=2)
+def _rows(catalog: str, _: int) -> dict[int, Series]:
+    """Read the series of a catalog as it was changed last, once for all of its stacks."""
+    return {series.id: series for series in Catalog(Path(catalog)).series}
 
 
 def compared(patient_id: str) -> str:
-    """Give a Patient ID as it is compared: spaces and case tell no patients apart."""
-    return " ".join(patient_id.split()).casefold()
+    """Give a Patient ID as it is compared: spaces, case and widths tell no patients apart."""
+    return " ".join(normalize("NFKC", patient_id).split()).casefold()
 
 
 class Known(Protocol):
@@ -139,7 +173,7 @@ class Kin:
 
 
 def group_cases(cases: Sequence[Case], kin: Kin) -> list[Members]:
-    """Put together what shares a patient or a study, or shared one before; ordered by key.
+    """Put together what shares a patient, a study or a series, or did before; ordered by key.
 
     Raises:
         SplitError: if that joins what an earlier split has parted.
@@ -167,9 +201,9 @@ def unnamed(groups: Iterable[Members]) -> list[Case]:
     return [case for group in groups if not group.patients for case in group.cases]
 
 
-def findings_of(groups: Sequence[Members]) -> list[str]:
+def findings_of(groups: Sequence[Members], same: Mapping[str, str]) -> list[str]:
     """Say what was decided about whose the cases are, beyond their Patient IDs."""
-    findings = []
+    findings = _unmet(groups, same)
     if cases := unnamed(groups):
         findings.append(
             f"patient_missing: {len(cases)} series have no Patient ID, and each of their studies "
@@ -180,7 +214,7 @@ def findings_of(groups: Sequence[Members]) -> list[str]:
         told = "; ".join(" = ".join(group.patients) for group in several[:_SHOWN])
         findings.append(
             f"patients_joined: {len(several)} groups have more than one Patient ID, by a common "
-            f"study or as was said, and stay together: {told}"
+            f"study or series or as was said, and stay together: {told}"
         )
     spelt = [
         group for group in groups if len({*map(compared, group.patients)}) < len(group.patients)
@@ -191,18 +225,50 @@ def findings_of(groups: Sequence[Members]) -> list[str]:
             f"patient_spelling: {len(spelt)} groups have Patient IDs that differ in case or "
             f"spaces only, and stay together: {told}"
         )
-    return findings
+    return findings + _issuers(groups)
+
+
+def _unmet(groups: Sequence[Members], same: Mapping[str, str]) -> list[str]:
+    """Say which patients were said to be the same and are not there: their names may be wrong."""
+    known = {compared(name) for group in groups for name in group.patients}
+    unmet = sorted({name for pair in same.items() for name in pair if compared(name) not in known})
+    if not unmet:
+        return []
+    told = ", ".join(map(repr, unmet[:_SHOWN]))
+    return [f"same_unknown: {len(unmet)} Patient IDs said to be others' are of no case: {told}"]
+
+
+def _issuers(groups: Sequence[Members]) -> list[str]:
+    """Say which Patient IDs were given by several, who may have meant several patients."""
+    givers: dict[str, set[str]] = {}
+    for group in groups:
+        for case in group.cases:
+            if issuer := str(case.columns.get(ISSUER) or ""):
+                givers.setdefault(compared(case.patient_id), set()).add(issuer)
+    several = [
+        f"{name} of {' and '.join(sorted(issuers))}"
+        for name, issuers in givers.items()
+        if len(issuers) > 1
+    ]
+    if not several:
+        return []
+    told = f"{len(several)} Patient IDs were given by several issuers (0010,0021)"
+    who = "; ".join(several[:_SHOWN])
+    return [f"patient_issuers: {told}, and each stays together, as if of one patient: {who}"]
 
 
 _Node: TypeAlias = tuple[str, str]
-"""("patient" | "study" | "series", what it is called)."""
+"""(one of `_KINDS`, what it is called)."""
+
+_KINDS = ("patient", "study", "series")
+"""Of nodes; the first that a group has names it."""
 
 
 def _nodes(patients: Iterable[str], studies: Iterable[str], series: Iterable[str]) -> list[_Node]:
-    """Give what a group is known by: its series only where there is nothing else."""
+    """Give what a group is known by: a folder or a file only where there is nothing else."""
     named = [("patient", compared(each)) for each in patients if compared(each)]
     named += [("study", each) for each in studies if each]
-    return named or [("series", each) for each in series]
+    return named + [("series", each) for each in series if is_uid(each) or not named]
 
 
 def _nodes_of(case: Case) -> list[_Node]:
@@ -218,8 +284,9 @@ def _members(node: _Node, cases: list[Case], earlier: Sequence[Known]) -> Member
     if len(parts) > 1:
         who = ", ".join(sorted(patients)) or cases[0].series
         raise SplitError(
-            f"{who}: belong together now, by a common study or as was said, and the earlier split "
-            f"has them in {' and '.join(sorted(parts))}: leave one of them out, or make a new split"
+            f"{who}: belong together now, by a common study or series or as was said, and the "
+            f"earlier split has them in {' and '.join(sorted(parts))}: leave one of them out, or "
+            f"make a new split"
         )
     kind, name = node
     return Members(
@@ -250,7 +317,8 @@ class _Links:
 
     def join(self, *nodes: _Node) -> None:
         """Say that nodes hang together."""
-        # "patient" sorts before "series" and "study": the first is a patient where there is one.
-        first, *others = sorted({self.first(node) for node in nodes})
+        # The first is a patient where there is one.
+        found = {self.first(node) for node in nodes}
+        first, *others = sorted(found, key=lambda node: (_KINDS.index(node[0]), node[1]))
         for node in others:
             self._above[node] = first

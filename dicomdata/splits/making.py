@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dicomdata.errors import SplitError
 from dicomdata.splits.assignment import balance, draw
-from dicomdata.splits.grouping import Case, Kin, cases_of, findings_of, group_cases, unnamed
-from dicomdata.splits.records import Group, Split, fingerprint_of
+from dicomdata.splits.grouping import (
+    Case,
+    Kin,
+    cases_of,
+    compared,
+    findings_of,
+    group_cases,
+    unnamed,
+)
+from dicomdata.splits.records import SUM_TOLERANCE, Group, Split, check_shares, fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +31,6 @@ Strata: TypeAlias = "str | Mapping[str, Any]"
 
 LABELS = "labels"
 """What a split says it was balanced by where that was no column."""
-
-_SUM_TOLERANCE = 1e-9
-"""By which shares may miss 1: 0.8 + 0.1 + 0.1 does, in binary."""
 
 
 def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of them by name
@@ -41,8 +46,8 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
 ) -> Split:
     """Give every patient a part; nothing of one patient is ever in two.
 
-    One patient is what shares a Patient ID (0010,0020), but for case and spaces, or a Study
-    Instance UID (0020,000D).
+    One patient is what shares a Patient ID (0010,0020), but for case and spaces, a Study Instance
+    UID (0020,000D) or a Series Instance UID (0020,000E).
 
     Without `stratify` or `balanced`, the part of a patient depends on the Patient ID, the seed
     and the shares alone: who else is there changes nothing, and parts have their shares on average.
@@ -54,7 +59,7 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
         source: a catalog, a plan, or a selection of either.
         parts: share of each part, as in ``{"train": 0.8, "val": 0.1, "test": 0.1}``; or a number
             of folds, which are called "0", "1" and so on.
-        seed: another seed is another split.
+        seed: a whole number; another one is another split.
         stratify: what to balance besides: a column of the catalog, or a label by Series Instance
             UID, Study Instance UID or Patient ID. A patient with several values is of a stratum
             with patients that have the same ones.
@@ -68,15 +73,15 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
         SplitError: if shares make no sense, a part would be empty, nothing says whose cases are,
             there is no such column, or patients that `previous` has parted turn out to be one.
     """
-    shares = _shares(parts)
+    shares, seed = _shares(parts), _whole(seed, "seed")
     kin_of = dict(previous.same if previous else ()) | dict(same or {})
     if previous is not None:
         _check_previous(previous, shares, seed)
-    cases = cases_of(source)
+    cases = cases_of(source, columns=isinstance(stratify, str))
     groups = group_cases(cases, Kin(kin_of, previous.groups if previous else ()))
     _check_named(groups, missing_patient)
     weigh = balanced or stratify is not None
-    strata = {group.key: _stratum(group, stratify) for group in groups}
+    strata = _strata(groups, stratify)
     placed = {group.key: group.part for group in groups if group.part}
     left = {key: stratum for key, stratum in strata.items() if key not in placed}
     if weigh:
@@ -84,7 +89,8 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
         placed |= balance(left, seed, shares, kept)
     else:
         placed |= {key: draw(key, seed, shares) for key in left}
-    _check_filled(placed, shares, balanced=weigh)
+    findings = findings_of(groups, kin_of)
+    _check_filled(placed, shares, findings, balanced=weigh)
     return Split(
         seed=seed,
         shares=tuple(shares.items()),
@@ -97,7 +103,7 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
         stratify=_name_of(stratify),
         missing_patient=missing_patient,
         same=tuple(sorted(kin_of.items())),
-        findings=tuple(findings_of(groups)),
+        findings=(*findings, *_unlabelled(strata, stratify)),
     )
 
 
@@ -108,22 +114,28 @@ def _shares(parts: Mapping[str, float] | int) -> dict[str, float]:
         SplitError: if there are fewer than two, or they do not make one whole.
     """
     if not isinstance(parts, Mapping):
-        if parts < 2:
-            raise SplitError(f"{parts} folds: expected 2 or more")
-        return {str(number): 1 / parts for number in range(parts)}
+        count = _whole(parts, "parts")
+        if count < 2:
+            raise SplitError(f"{count} folds: expected 2 or more")
+        return {str(number): 1 / count for number in range(count)}
     shares = {str(name): float(share) for name, share in parts.items()}
-    told = ", ".join(f"{name}={share:g}" for name, share in shares.items())
-    if len(shares) < 2 or not all(math.isfinite(s) and s > 0 for s in shares.values()):
-        raise SplitError(f"shares {told}: expected two or more, each above 0")
-    if abs(sum(shares.values()) - 1) > _SUM_TOLERANCE:
-        raise SplitError(f"shares {told}: expected a sum of 1, found {sum(shares.values()):g}")
+    if len(shares) < len(parts):
+        raise SplitError(f"parts {', '.join(map(repr, parts))}: expected different names")
+    check_shares(shares)
     return shares
+
+
+def _whole(number: Any, what: str) -> int:
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise SplitError(f"{what}={number!r}: expected a whole number") from None
 
 
 def _check_previous(previous: Split, shares: Mapping[str, float], seed: int) -> None:
     before = dict(previous.shares)
     if list(before) != list(shares) or any(
-        abs(before[name] - share) > _SUM_TOLERANCE for name, share in shares.items()
+        abs(before[name] - share) > SUM_TOLERANCE for name, share in shares.items()
     ):
         raise SplitError(f"the earlier split has the shares {before}, and not {dict(shares)}")
     if previous.seed != seed:
@@ -138,12 +150,16 @@ def _check_named(groups: Sequence[Members], missing_patient: str) -> None:
         raise SplitError(
             f"{len(cases)} series have no Patient ID (0010,0020), so nothing says which of them "
             f"are one patient's (the first: {cases[0].series}): leave them out, or take each study "
-            f"for a patient, with missing_patient='study'"
+            f"for a patient: missing_patient='study', or --missing-patient study"
         )
 
 
 def _check_filled(
-    placed: Mapping[str, str], shares: Mapping[str, float], *, balanced: bool
+    placed: Mapping[str, str],
+    shares: Mapping[str, float],
+    findings: Sequence[str],
+    *,
+    balanced: bool,
 ) -> None:
     counts = Counter(placed.values())
     empty = [part for part in shares if not counts[part]]
@@ -152,25 +168,59 @@ def _check_filled(
         way = "" if balanced else ", balance them"
         raise SplitError(
             f"{len(placed)} patients leave {', '.join(empty)} empty ({told}): take other "
-            f"shares{way}, or more patients"
+            f"shares{way}, or more patients{''.join(f'; {finding}' for finding in findings)}"
         )
 
 
-def _stratum(group: Members, stratify: Strata | None) -> str:
-    """Give the value of a group of cases, or the several that it has."""
+def _strata(groups: Sequence[Members], stratify: Strata | None) -> dict[str, str]:
+    """Give the stratum of each group, by its key: its value, or the several that it has.
+
+    Raises:
+        SplitError: if there is no such column, or no label is of any case.
+    """
     if stratify is None:
-        return ""
+        return {group.key: "" for group in groups}
+    if isinstance(stratify, Mapping):
+        stratify = _compared_labels(stratify)
+    strata = {group.key: _stratum(group, stratify) for group in groups}
+    if isinstance(stratify, Mapping) and not any(strata.values()):
+        raise SplitError(
+            f"{len(stratify)} labels (the first of {next(iter(stratify), '')!r}) are of no series, "
+            f"study or patient that is here"
+        )
+    return strata
+
+
+def _compared_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Give labels by names as they are compared, so that a patient's is found however spelt."""
+    found: dict[str, Any] = {}
+    for name, value in labels.items():
+        if found.setdefault(compared(str(name)), value) != value:
+            raise SplitError(f"labels: {name!r} has another one where it is spelt differently")
+    return found
+
+
+def _stratum(group: Members, stratify: Strata) -> str:
     values = {_value(case, stratify) for case in group.cases}
     return " + ".join(sorted(str(value) for value in values if value not in (None, "")))
 
 
 def _value(case: Case, stratify: Strata) -> Any:
     if isinstance(stratify, Mapping):
-        names = (case.series, case.study, case.patient_id)
+        names = map(compared, (case.series, case.study, case.patient_id))
         return next((stratify[name] for name in names if name in stratify), None)
     if stratify not in case.columns:
         raise SplitError(f"no column {stratify!r}: the columns are {', '.join(case.columns)}")
     return case.columns[stratify]
+
+
+def _unlabelled(strata: Mapping[str, str], stratify: Strata | None) -> list[str]:
+    """Say who has nothing to be balanced by."""
+    none = [key for key, stratum in strata.items() if not stratum]
+    if stratify is None or not none:
+        return []
+    told = f"{len(none)} patients have no {_name_of(stratify)}, and are balanced among themselves"
+    return [f"stratum_missing: {told}; the first is {none[0]}"]
 
 
 def _name_of(stratify: Strata | None) -> str:

@@ -6,20 +6,21 @@ The file is JSON with a line for each group of cases, made to be read and compar
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
 from dicomdata.catalog import Catalog
 from dicomdata.errors import DicomDataWarning, FileError, SplitError
-from dicomdata.splits.grouping import cases_of, compared, series_name
+from dicomdata.splits.grouping import cases_of, compared, is_uid, series_name
 from dicomdata.stack import StackPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from dicomdata.catalog import Series
     from dicomdata.splits.grouping import Case, Source
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 FORMAT = "dicomdata split 1"
 """The first line of a file says so; raised when the same file would mean something else."""
+
+SUM_TOLERANCE = 1e-9
+"""By which shares may miss 1: 0.8 + 0.1 + 0.1 does, in binary."""
 
 Changed = Literal["error", "warn", "ignore"]
 """What to do about cases that came or went since the split was made."""
@@ -120,6 +124,11 @@ class Split:
     findings: tuple[str, ...] = ()
     """What was decided besides, in words."""
 
+    _places: _Places = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_places", _Places(self.groups))
+
     @property
     def parts(self) -> tuple[str, ...]:
         """Their names, in order."""
@@ -137,7 +146,7 @@ class Split:
         Raises:
             SplitError: if its patient is in one part, and its study in another.
         """
-        return _Places(self).part(case.patient_id, case.study_instance_uid, series_name(case))
+        return self._places.part(case.patient_id, case.study_instance_uid, series_name(case))
 
     def stacks(
         self, source: StackPlan | Iterable[Stack], part: str, *, changed: Changed = "error"
@@ -150,7 +159,7 @@ class Split:
             part: its name.
             changed: what to do where cases came or went since the split was made: raise, warn, or
                 nothing. A new series of a patient that is known is in that patient's part; a new
-                patient is in none.
+                patient is in none. That a plan has no stack of the part is warned of.
 
         Raises:
             SplitError: if there is no such part, or the cases have changed.
@@ -160,13 +169,11 @@ class Split:
         given = source if isinstance(source, StackPlan) else tuple(source)
         if changed != "ignore":
             self._tell(self.changes(given), changed)
-        places = _Places(self)
         stacks = given.stacks if isinstance(given, StackPlan) else given
-        return tuple(
-            stack
-            for stack in stacks
-            if places.part(stack.patient_id, stack.study_instance_uid, series_name(stack)) == part
-        )
+        chosen = tuple(stack for stack in stacks if self.part_of(stack) == part)
+        if not chosen and isinstance(given, StackPlan) and changed != "ignore":
+            warnings.warn(f"part {part!r} has no stack in the plan", DicomDataWarning, stacklevel=2)
+        return chosen
 
     def changes(self, source: Source) -> SplitChanges:
         """Compare the cases that were split with those there are now.
@@ -176,20 +183,24 @@ class Split:
                 stacks, nothing is called gone.
         """
         cases = cases_of(source)
-        recorded = {series for group in self.groups for series in group.series}
-        places = _Places(self)
+        owners: dict[str, list[Group]] = {}
+        for group in self.groups:
+            for series in group.series:
+                owners.setdefault(series, []).append(group)
         new: dict[bool, list[str]] = {True: [], False: []}
-        for case in cases:
-            if case.series not in recorded:
-                known = places.part(case.patient_id, case.study, case.series) is not None
-                new[known].append(case.series)
-        gone: set[str] = set()
         renamed = False
+        for case in cases:
+            if case.series not in owners:
+                known = self._places.part(case.patient_id, case.study, case.series) is not None
+                new[known].append(case.series)
+            elif not any(_is_of(case, group) for group in owners[case.series]):
+                renamed = True
+        gone: set[str] = set()
         if isinstance(source, Catalog | StackPlan):
-            gone = recorded - _all_series(source)
+            gone = owners.keys() - _all_series(source)
             # Of a selection, the digest of all tells nothing.
-            if recorded == {case.series for case in cases}:
-                renamed = fingerprint_of(cases) != self.catalog_fingerprint
+            if owners.keys() == {case.series for case in cases}:
+                renamed |= fingerprint_of(cases) != self.catalog_fingerprint
         return SplitChanges(tuple(new[True]), tuple(new[False]), tuple(sorted(gone)), renamed)
 
     def fold(self, number: int) -> Split:
@@ -237,20 +248,22 @@ class Split:
 
         Raises:
             FileError: if it cannot be read.
-            SplitError: if it is no split, or was changed so that it leaks or makes no sense.
+            SplitError: if it is no split, or is not as it was written.
         """
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, "rb") as file:
                 text = file.read()
         except OSError as error:
             raise FileError(f"{path}: cannot be read: {error.strerror}") from error
         try:
-            split = _from_document(json.loads(text))
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise SplitError(f"{path}: not a split: {error!r}") from error
+            document = json.loads(text)
+            split = _from_document(document)
+        # A file that nests a thousand lists is no split either.
+        except (ValueError, TypeError, RecursionError) as error:
+            raise SplitError(f"{path}: not a split: {error}") from error
         try:
-            _check(split)
-        except SplitError as error:
+            _check(split, _take(document, "fingerprint", str))
+        except (SplitError, ValueError) as error:
             raise SplitError(f"{path}: {error}") from error
         return split
 
@@ -267,29 +280,51 @@ class Split:
 class _Places:
     """Finds the part of a case."""
 
-    def __init__(self, split: Split) -> None:
-        self._patients = {
-            compared(each): group.part for group in split.groups for each in group.patients
-        }
-        self._studies = {each: group.part for group in split.groups for each in group.studies}
-        self._series = {each: group.part for group in split.groups for each in group.series}
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self._patients: dict[str, str] = {}
+        self._studies: dict[str, str] = {}
+        self._series: dict[str, str] = {}
+        for group in groups:
+            self._patients.update(dict.fromkeys(map(compared, group.patients), group.part))
+            self._studies.update(dict.fromkeys(group.studies, group.part))
+            self._series.update(dict.fromkeys(group.series, group.part))
 
     def part(self, patient_id: str, study: str, series: str) -> str | None:
         """Give the part of a case; None where neither patient nor study is known, nor it itself."""
         patient = compared(patient_id)
-        found = [
-            part
-            for part in (self._patients.get(patient), self._studies.get(study))
-            if part is not None
-        ]
-        if len({*found}) > 1:
-            raise SplitError(
-                f"series {series}: its Patient ID {patient_id!r} is in {found[0]}, and its study "
-                f"{study} in {found[1]}: extend the split, or leave it out"
-            )
-        if found:
-            return found[0]
-        return None if patient or study else self._series.get(series)
+        found = {
+            f"Patient ID {patient_id!r}": self._patients.get(patient),
+            f"study {study}": self._studies.get(study),
+        }
+        # A folder may hold several patients' series that have no UID.
+        if is_uid(series) or not (patient or study):
+            found["series itself"] = self._series.get(series)
+        told = {name: part for name, part in found.items() if part is not None}
+        if len({*told.values()}) > 1:
+            each = ", and its ".join(f"{name} is in {part}" for name, part in told.items())
+            raise SplitError(f"series {series}: its {each}: extend the split, or leave it out")
+        return next(iter(told.values()), None)
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Refuse shares that do not make one whole.
+
+    Raises:
+        SplitError: if there are fewer than two, one has no name, or their sum is not 1.
+    """
+    told = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+    if len(shares) < 2 or not all(math.isfinite(share) and share > 0 for share in shares.values()):
+        raise SplitError(f"shares {told}: expected two or more, each above 0")
+    if not all(shares):
+        raise SplitError(f"shares {told}: expected a name for each")
+    if abs(sum(shares.values()) - 1) > SUM_TOLERANCE:
+        raise SplitError(f"shares {told}: expected a sum of 1, found {sum(shares.values()):g}")
+
+
+def _is_of(case: Case, group: Group) -> bool:
+    """Tell whether a case is still said to be of a group's patients and studies."""
+    patients = {"", *map(compared, group.patients)}
+    return compared(case.patient_id) in patients and case.study in {"", *group.studies}
 
 
 def fingerprint_of(cases: Iterable[Case]) -> str:
@@ -315,54 +350,97 @@ def _to_text(split: Split) -> str:
         "missing_patient": split.missing_patient,
         "same": [list(pair) for pair in split.same],
         "catalog_fingerprint": split.catalog_fingerprint,
+        "fingerprint": split.fingerprint,
         "findings": list(split.findings),
     }
     lines = [f" {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
     groups = [
-        json.dumps({name: getattr(group, name) for name in _GROUP_FIELDS}) for group in split.groups
+        json.dumps(
+            {
+                "part": group.part,
+                **{name: getattr(group, name) for name in _LISTS},
+                "stratum": group.stratum,
+            }
+        )
+        for group in split.groups
     ]
     body = ",\n".join(f"  {group}" for group in groups)
     return "\n".join(["{", *lines, ' "groups": [', body, " ]", "}", ""])
 
 
-_GROUP_FIELDS = tuple(field.name for field in fields(Group))
+_LISTS = ("patients", "studies", "series")
+"""Of a group, the fields that hold several names."""
 
 
-def _from_document(document: dict[str, Any]) -> Split:
-    """Read what `_to_text` wrote."""
-    if document["format"] != FORMAT:
-        raise ValueError(f"its format is {document['format']!r}, expected {FORMAT!r}")
-    groups = tuple(
-        Group(
-            part=str(group["part"]),
-            stratum=str(group["stratum"]),
-            **{name: tuple(map(str, group[name])) for name in ("patients", "studies", "series")},
-        )
-        for group in document["groups"]
-    )
+def _from_document(document: Any) -> Split:
+    """Read what `_to_text` wrote.
+
+    Raises:
+        ValueError: if something is missing, or is not what it should be.
+    """
+    if (told := _take(document, "format", str)) != FORMAT:
+        raise ValueError(f"its format is {told!r}, expected {FORMAT!r}")
+    missing = _take(document, "missing_patient", str)
+    if missing not in {"refuse", "study"}:
+        raise ValueError(f"missing_patient is {missing!r}, expected 'refuse' or 'study'")
+    shares = _take(document, "shares", dict)
     return Split(
-        seed=int(document["seed"]),
-        shares=tuple((str(name), float(share)) for name, share in document["shares"].items()),
-        groups=groups,
-        catalog_fingerprint=str(document["catalog_fingerprint"]),
-        balanced=bool(document["balanced"]),
-        stratify=str(document["stratify"]),
-        missing_patient=document["missing_patient"],
-        same=tuple((str(left), str(right)) for left, right in document["same"]),
-        findings=tuple(map(str, document["findings"])),
+        seed=_take(document, "seed", int),
+        shares=tuple((name, float(_take(shares, name, int | float))) for name in shares),
+        groups=tuple(
+            Group(
+                part=_take(group, "part", str),
+                stratum=_take(group, "stratum", str),
+                **{name: _take_names(group, name) for name in _LISTS},
+            )
+            for group in _take(document, "groups", list)
+        ),
+        catalog_fingerprint=_take(document, "catalog_fingerprint", str),
+        balanced=_take(document, "balanced", bool),
+        stratify=_take(document, "stratify", str),
+        missing_patient="study" if missing == "study" else "refuse",
+        same=tuple((str(left), str(right)) for left, right in _take(document, "same", list)),
+        findings=_take_names(document, "findings"),
     )
 
 
-def _check(split: Split) -> None:
-    """Refuse a split whose file was changed so that it leaks, or names parts that are none."""
+def _take(table: Any, name: str, kind: Any) -> Any:
+    """Give an entry of a table, if it is there and of its kind."""
+    if not isinstance(table, dict) or name not in table:
+        raise ValueError(f"it lacks {name!r}")
+    value = table[name]
+    # True is a whole number to Python.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(
+            f"its {name!r} is {value!r}, which is no {getattr(kind, '__name__', kind)}"
+        )
+    return value
+
+
+def _take_names(table: Any, name: str) -> tuple[str, ...]:
+    values = _take(table, name, list)
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError(f"its {name!r} holds something else than names: {values!r}")
+    return tuple(values)
+
+
+def _check(split: Split, fingerprint: str) -> None:
+    """Refuse a split whose file was changed so that it leaks, or says something else at all."""
+    check_shares(dict(split.shares))
     places: dict[tuple[str, str], str] = {}
     for group in split.groups:
         if group.part not in split.parts:
             raise SplitError(f"{group.patients or group.studies} are in no part: {group.part!r}")
         names = [("patient", compared(each)) for each in group.patients]
         names += [("study", each) for each in group.studies]
+        names += [("series", each) for each in group.series if is_uid(each) or not names]
         for kind, name in names:
             if places.setdefault((kind, name), group.part) != group.part:
                 raise SplitError(
                     f"{kind} {name} is in {places[kind, name]} and in {group.part}: it would leak"
                 )
+    if split.fingerprint != fingerprint:
+        raise SplitError(
+            f"who is where is not as it was written: that had the fingerprint {fingerprint}, this "
+            f"has {split.fingerprint}: write that into the file if the change was meant"
+        )
