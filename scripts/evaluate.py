@@ -2,10 +2,12 @@
 
     python scripts/evaluate.py --config FILE                          the network of its best.pt
     python scripts/evaluate.py --config FILE --checkpoint run/last.pt
-    python scripts/evaluate.py --config FILE --predictions FOLDER     DICOM SEG, or label files
+    python scripts/evaluate.py --config FILE --save FOLDER            and write what it finds
+    python scripts/evaluate.py --config FILE --predictions FOLDER     DICOM, or label files
 
 The settings are those of the training, so that images and labels are found and prepared in the
-same way. ``scores.csv``, ``scores.json`` and ``scores.html`` are left in the folder of `--out`.
+same way. ``scores.csv``, ``scores.json`` and ``scores.html`` are left in the folder of `--out`;
+of classes of whole cases, the first two.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import argparse
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from train import BEST, find_labels, has_label, scan_and_plan
 
 import dicomdata as dd
@@ -34,24 +37,34 @@ if TYPE_CHECKING:
 FILE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 """Of prediction files that are called by the id of their stack."""
 
-PREPARING = ("network", "window", "patches", "validation_transforms", "labels")
+FORMATS = ("seg", "rtstruct", "nii.gz", "mha", "nrrd")
+"""What predictions can be written as."""
+
+PREPARING = ("network", "window", "patches", "validation_transforms", "labels", "upload")
 """Settings that decide what a network sees and says: those of the checkpoint must be the same."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line and evaluate; the status is 1 where cases were rejected, 2 for none."""
+    """Read the command line and evaluate.
+
+    The status is 1 where a case was rejected or a prediction could not be written, 2 where
+    nothing was scored.
+    """
     options = read_options(arguments)
     try:
         settings = load_settings(options.config, TrainingSettings)
         with join_ranks(settings.device) as ranks:
-            report = evaluate(settings, ranks, options)
+            task = find_task(settings, ranks, options)
+            classes = settings.labels.kind == "cases"
+            lost = (evaluate_classes if classes else evaluate)(task, options)
     except dd.DicomDataError as error:
         print(f"evaluate: {plain(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    tell(report)
-    return 1 if report.rejected else 0
+    for what, each in lost:
+        print(f"{what}: {plain(each.subject)}: {plain(str(each))}")
+    return 1 if lost else 0
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,24 +85,48 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--worst", type=int, default=6, help="cases to draw")
     add("--seed", type=int, default=0, help="of the intervals")
     add("--other-split", action="store_true", help="patients of another split than was trained on")
-    add("--save", help="a folder to write predictions to, as DICOM SEG")
+    add("--save", help="a folder to write predictions to")
+    add("--format", choices=FORMATS, default="seg", help="what to write them as; DICOM SEG else")
+    add("--sliding-window", metavar="SLICES,ROWS,COLUMNS", type=read_size,
+        help="let the network see whole volumes, after the transforms, through windows of this "
+        "size, by MONAI's inferer")  # fmt: skip
+    add("--overlap", type=float, help="of windows; that of the training's patches by default")
+    add("--weight", choices=("constant", "gaussian"), default="constant",
+        help="how much the voxels of a window count where several overlap")  # fmt: skip
     add("--allow", action="append", default=[], help="a package that targets may be of, too")
     return parser.parse_args(arguments)
 
 
-def evaluate(settings: TrainingSettings, ranks: Ranks, options: argparse.Namespace) -> dd.Report:
-    """Score the labelled stacks of a part, and write what was found.
+def read_size(text: str) -> tuple[int, int, int]:
+    """Read three whole numbers."""
+    slices, rows, columns = (int(each) for each in text.split(","))
+    if min(slices, rows, columns) < 1:
+        raise ValueError(text)
+    return slices, rows, columns
+
+
+# --- what is evaluated ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Which stacks are looked at, and what is true of them."""
+
+    settings: TrainingSettings
+    ranks: Ranks
+    plan: dd.StackPlan
+    stacks: tuple[dd.Stack, ...]
+    labels: dd.LabelFiles | dd.CaseLabels
+    split: str
+    """Fingerprint of the split."""
+
+
+def find_task(settings: TrainingSettings, ranks: Ranks, options: argparse.Namespace) -> Task:
+    """Find the labelled stacks of a part.
 
     Raises:
-        DicomDataError: if settings, split, labels and checkpoint do not go together.
+        DicomDataError: if settings, split and labels do not go together, or none has a label.
     """
-    if settings.labels.kind == "cases":
-        raise dd.ConfigError("labels.kind: 'cases' has no voxels to compare")
-    rules = dd.ScoringRules(
-        tolerance_mm=options.tolerance_mm,
-        both_empty=options.both_empty,
-        resample=options.resample,
-    )
     plan = scan_and_plan(settings, ranks)
     split = dd.Split.load(settings.data.split)
     if settings.data.fold is not None:
@@ -97,43 +134,152 @@ def evaluate(settings: TrainingSettings, ranks: Ranks, options: argparse.Namespa
     part = options.part or settings.data.validate_on
     if part is None:
         raise dd.ConfigError("--part: the settings validate on nothing: say which part to score")
-    labels: Any = find_labels(settings, plan)
+    labels = find_labels(settings, plan)
     chosen = split.stacks(plan, part)
     stacks = tuple(stack for stack in chosen if has_label(labels, stack))
     if not stacks:
         raise dd.ConfigError(f"part {part!r}: none of its {len(chosen)} stacks has a label")
     print(f"{part}: {len(stacks)} stacks, {len(chosen) - len(stacks)} more without a label")
-    predictions: Predictions | Network = (
-        Predictions.find(plan, settings, options)
-        if options.predictions
-        else Network.load(settings, ranks, options, (stacks, labels, split.fingerprint))
+    if plan.rejected:
+        # Of no part, so in no mean: whoever reads the means should know.
+        print(plain(f"{len(plan.rejected)} series of the archive are in no part, as they are no "
+                    f"stack: first {plan.rejected[0].subject}: {plan.rejected[0]}"))  # fmt: skip
+    return Task(settings, ranks, plan, stacks, labels, split.fingerprint)
+
+
+def evaluate(task: Task, options: argparse.Namespace) -> list[tuple[str, dd.Rejection]]:
+    """Score masks, and write what was found; give what could not be scored, or written.
+
+    Raises:
+        DicomDataError: if settings, labels and checkpoint do not go together.
+    """
+    rules = dd.ScoringRules(
+        tolerance_mm=options.tolerance_mm,
+        both_empty=options.both_empty,
+        resample=options.resample,
     )
+    labels = cast("dd.LabelFiles", task.labels)
+    saver = Saver.of(task, options)
+    predictions = (
+        Predictions.find(task, options) if options.predictions else Network.load(task, options)
+    )
+    # The worst are drawn: what was predicted is not predicted again for that.
+    read = dd.KeptMasks(lambda stack: saver.save(predictions.read(stack)))
     cases = [
-        dd.Case(stack, partial(labels.read, stack), partial(predictions.read, stack))
-        for stack in stacks
+        dd.Case(stack, partial(labels.read, stack), partial(read, stack)) for stack in task.stacks
     ]
     report = dd.evaluate(cases, rules, seed=options.seed, by=options.by)
-    out = options.out or os.path.join(settings.folder, "evaluation")
+    out = options.out or os.path.join(task.settings.folder, "evaluation")
     report.to_csv(os.path.join(out, "scores.csv"))
     report.to_json(os.path.join(out, "scores.json"))
     report.to_html(os.path.join(out, "scores.html"), cases, worst=options.worst)
     print(f"written: {os.path.join(out, 'scores.html')}, and .csv and .json beside it")
-    return report
-
-
-def tell(report: dd.Report) -> None:
-    """Print the Dice of each segment, of all cases and of each group; and what was rejected."""
     for row in report.summaries:
         if row.measure == "dice":
-            group = f"{row.column} {row.value or 'not stated'}: " if row.column else ""
             print(
                 plain(
-                    f"{group}{row.segment}: Dice {row.mean:.4f} ({row.low:.4f} to {row.high:.4f}), "
-                    f"{row.cases} cases of {row.patients} patients, {row.skipped} skipped"
+                    f"{named(row.column, row.value)}{row.segment}: Dice {row.mean:.4f} "
+                    f"({row.low:.4f} to {row.high:.4f}), {row.cases} cases of {row.patients} "
+                    f"patients, {row.skipped} skipped"
                 )
             )
-    for each in report.rejected:
-        print(f"rejected: {plain(each.subject)}: {plain(str(each))}")
+    return [
+        *(("rejected", each) for each in report.rejected),
+        *(("not saved", each) for each in saver.failed),
+    ]
+
+
+def evaluate_classes(task: Task, options: argparse.Namespace) -> list[tuple[str, dd.Rejection]]:
+    """Compare classes of cases, and write what was found; give what could not be compared.
+
+    Raises:
+        DicomDataError: if settings, labels and checkpoint do not go together.
+    """
+    if options.predictions or options.save:
+        raise dd.ConfigError(
+            "--predictions and --save are of masks: with labels.kind 'cases', scores.csv holds "
+            "what the network says"
+        )
+    labels = cast("dd.CaseLabels", task.labels)
+    network = Network.load(task, options)
+    classes = task.settings.labels.class_names
+    cases = [
+        dd.ClassCase(stack, classes[int(labels.of(stack) or 0)], partial(network.classify, stack))
+        for stack in task.stacks
+    ]
+    report = dd.evaluate_classes(cases, classes, seed=options.seed, by=options.by)
+    out = options.out or os.path.join(task.settings.folder, "evaluation")
+    report.to_csv(os.path.join(out, "scores.csv"))
+    report.to_json(os.path.join(out, "scores.json"))
+    print(f"written: {os.path.join(out, 'scores.csv')}, and .json beside it")
+    for row in report.summaries:
+        what = f"{row.measure.replace('_', ' ')} of {row.name}" if row.name else row.measure
+        print(
+            plain(
+                f"{named(row.column, row.value)}{what.replace('_', ' ')} {row.found:.4f} "
+                f"({row.low:.4f} to {row.high:.4f}), {row.cases} cases of {row.patients} patients"
+            )
+        )
+    return [("rejected", each) for each in report.rejected]
+
+
+def named(column: str, value: str) -> str:
+    """Say which group a line is about; nothing for all cases."""
+    return f"{column} {value or 'not stated'}: " if column else ""
+
+
+# --- predictions out ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Saver:
+    """Writes masks to a folder, each called by the id of its stack; or none."""
+
+    folder: str | None
+    format: str
+    failed: list[dd.Rejection] = field(default_factory=list)
+    """What could not be written, and why: its score counts."""
+
+    @classmethod
+    def of(cls, task: Task, options: argparse.Namespace) -> Saver:
+        """Write to where the command says.
+
+        Raises:
+            ConfigError: if the next run would take predictions there for labels.
+        """
+        data, labels = task.settings.data, task.settings.labels
+        for place in (data.archive, labels.folder):
+            if options.save and place and is_within(options.save, place):
+                raise dd.ConfigError(
+                    f"--save {options.save}: lies in {place}, where labels are looked for: "
+                    f"predictions would be taken for some"
+                )
+        return cls(options.save, options.format)
+
+    def save(self, mask: dd.Mask) -> dd.Mask:
+        """Write a mask, if that is wanted, and give it."""
+        if self.folder is None:
+            return mask
+        dicom = {"seg": dd.write_segmentation, "rtstruct": dd.write_structures}
+        ending = "dcm" if self.format in dicom else self.format
+        path = os.path.join(self.folder, f"{mask.stack.id}.{ending}")
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            if self.format in dicom:
+                dicom[self.format](path, mask, mask.stack)
+            else:
+                dd.write_volume(path, mask)
+        except OSError as error:
+            raise dd.FileError(f"{self.folder}: cannot be written: {error.strerror}") from error
+        except dd.DicomDataError as error:
+            self.failed.append(dd.Rejection(mask.stack.id, error))
+        return mask
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Tell whether a path is a folder, or lies below it."""
+    real, whole = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([real, whole]) == whole
 
 
 # --- predictions in files -------------------------------------------------------------------------
@@ -147,38 +293,33 @@ class Predictions:
     """Read as labels are: by the names of the classes, and by the patterns of the labels."""
 
     @classmethod
-    def find(
-        cls, plan: dd.StackPlan, settings: TrainingSettings, options: argparse.Namespace
-    ) -> Predictions:
+    def find(cls, task: Task, options: argparse.Namespace) -> Predictions:
         """Find them in a folder.
 
         Raises:
-            LabelError: if a stack has several.
+            LabelError: if a stack has several that give the same class.
             FileError: if there is no such folder.
         """
         folder = os.path.abspath(options.predictions)
         files: dict[str, Any] = {}
         # The archive may hold the labels: only what lies in the folder is a prediction.
-        matches: list[tuple[str, tuple[Any, str]]] = [
-            (match.stack.id, (match.kind, match.path))
-            for match in dd.find_labels(plan, folder).matches
-            if os.path.commonpath([folder, os.path.abspath(match.path)]) == folder
-        ]
-        for stack in plan.stacks:
+        for match in dd.find_labels(task.plan, folder).matches:
+            if is_within(match.path, folder):
+                files.setdefault(match.stack.id, []).append((match.kind, match.path))
+        for stack in task.plan.stacks:
             paths = (os.path.join(folder, stack.id + ending) for ending in FILE_ENDINGS)
-            matches += [(stack.id, ("file", path)) for path in paths if os.path.isfile(path)]
-        for stack_id, found in matches:
-            if stack_id in files:
-                raise dd.LabelError(
-                    f"stack {stack_id}: has two predictions, {files[stack_id][1]} and {found[1]}"
-                )
-            files[stack_id] = found
-        told = settings.labels
+            found = [("file", path) for path in paths if os.path.isfile(path)]
+            files.setdefault(stack.id, []).extend(found)
+            if found and len(files[stack.id]) > 1:
+                paths_told = " and ".join(path for _, path in files[stack.id])
+                raise dd.LabelError(f"stack {stack.id}: has several predictions, {paths_told}")
+        told = task.settings.labels
         exact = {name: re.escape(name) for name in told.segments}
         how: dict[str, Any] = {
             "missing": "empty", "resample": options.resample, "by_images": told.by_images
         }  # fmt: skip
-        one, other = (dd.LabelFiles(files, names, **how) for names in (exact, told.segments))
+        chosen = {stack: tuple(found) for stack, found in files.items() if found}
+        one, other = (dd.LabelFiles(chosen, names, **how) for names in (exact, told.segments))
         return cls((one, other))
 
     def read(self, stack: dd.Stack) -> dd.Mask:
@@ -191,7 +332,7 @@ class Predictions:
         for labels in self.readings:
             if not labels.has(stack):
                 raise dd.LabelError(f"stack {stack.id}: no prediction in the folder")
-            kind, path = labels.files[stack.id]
+            kind, path = labels.files[stack.id][0]
             if kind == "file":
                 # Numbers are those of the training: 0 is background, 1 the first class.
                 names = dict(enumerate(labels.segments, 1))
@@ -213,69 +354,116 @@ class Network:
     network: torch.nn.Module
     dataset: dd.VolumeDataset | dd.PatchDataset
     segments: tuple[str, ...]
-    batch_size: int
-    workers: int
-    save: str | None
-    """The folder that predictions are written to, or None."""
+    overlapping: bool
+    """Whether each channel is a segment, and none the background."""
+
+    how: dict[str, Any]
+    """Other arguments of `predict`."""
 
     @classmethod
-    def load(
-        cls,
-        settings: TrainingSettings,
-        ranks: Ranks,
-        options: argparse.Namespace,
-        data: tuple[tuple[dd.Stack, ...], Any, str],
-    ) -> Network:
+    def load(cls, task: Task, options: argparse.Namespace) -> Network:
         """Make the network of the settings, with the weights of the checkpoint.
 
         Raises:
             ConfigError: if the checkpoint is of other settings, or of another split.
         """
-        stacks, labels, split = data
+        settings = task.settings
         path = options.checkpoint or os.path.join(settings.folder, BEST)
         checkpoint = Checkpoint.load(path)
         for name in PREPARING:
-            if checkpoint.settings.get(name) != settings.decisive.get(name):
+            # A checkpoint of before there was the setting has its default.
+            if checkpoint.settings.get(name, default_of(name)) != settings.decisive.get(name):
                 raise dd.ConfigError(f"{path}: was trained with another setting of {name}")
-        if not options.other_split and checkpoint.fingerprints.get("split") != split:
+        if not options.other_split and checkpoint.fingerprints.get("split") != task.split:
             raise dd.ConfigError(
                 f"{path}: was trained with another split: patients it has learned from could be "
                 f"in the part; --other-split says that they are not"
             )
         network = build(settings.network, "network", allowed=options.allow)
         network.load_state_dict(checkpoint.state["network"])
-        how: dict[str, Any] = {
-            "transform": build_transforms(settings.validation_transforms, options.allow),
-            "window": settings.window,
-            "labels": labels,
-        }
-        dataset: dd.VolumeDataset | dd.PatchDataset = dd.VolumeDataset(stacks, **how)
-        if settings.patches is not None:
-            where = dd.GridPatches(overlap=settings.patches.overlap)
-            # A mask is read once for all patches of a stack.
-            how["cache"] = dd.MemoryCache(settings.cache.max_bytes)
-            dataset = dd.PatchDataset(stacks, settings.patches.size, where=where, **how)
-        return cls(
-            network.to(ranks.device),
-            dataset,
-            tuple(settings.labels.segments),
-            settings.batch_size,
-            settings.workers,
-            options.save,
-        )
+        if settings.upload == "int16":
+            network = shown_as_uploaded(network, settings.window)
+        dataset, how = prepare(task, options)
+        overlapping = settings.labels.overlap == "channels"
+        segments = tuple(settings.labels.segments)
+        return cls(network.to(task.ranks.device), dataset, segments, overlapping, how)
 
     def read(self, stack: dd.Stack) -> dd.Mask:
-        """Predict a stack, and write what was found if that is wanted."""
-        index = [each.id for each in self.dataset.stacks].index(stack.id)
-        how: dict[str, Any] = {}
-        if isinstance(self.dataset, dd.PatchDataset):
-            how = {"batch_size": self.batch_size, "num_workers": self.workers}
-        shares = dd.predict(self.network, self.dataset, index, activation="softmax", **how)
-        mask = dd.to_mask(shares, stack, self.segments, decide="argmax")
-        if self.save is not None:
-            os.makedirs(self.save, exist_ok=True)
-            dd.write_segmentation(os.path.join(self.save, f"{stack.id}.dcm"), mask, stack)
-        return mask
+        """Predict the mask of a stack."""
+        activation, decide = ("sigmoid", "each") if self.overlapping else ("softmax", "argmax")
+        shares = dd.predict(
+            self.network, self.dataset, self._index(stack),
+            activation=cast("Any", activation), **self.how,
+        )  # fmt: skip
+        return dd.to_mask(shares, stack, self.segments, decide=cast("Any", decide))
+
+    def classify(self, stack: dd.Stack) -> Sequence[float]:
+        """Predict the probability of each class of a stack as a whole."""
+        dataset = cast("dd.VolumeDataset", self.dataset)
+        found = dd.predict_classes(self.network, dataset, self._index(stack), activation="softmax")
+        return cast("list[float]", found.tolist())
+
+    def _index(self, stack: dd.Stack) -> int:
+        return [each.id for each in self.dataset.stacks].index(stack.id)
+
+
+def default_of(name: str) -> str | None:
+    """Give the default of a setting that came later than others, as checkpoints have it."""
+    return '"float32"' if name == "upload" else None
+
+
+def prepare(
+    task: Task, options: argparse.Namespace
+) -> tuple[dd.VolumeDataset | dd.PatchDataset, dict[str, Any]]:
+    """Make the dataset that is predicted, and the arguments of `predict` that go with it."""
+    settings = task.settings
+    made: dict[str, Any] = {
+        "transform": build_transforms(settings.validation_transforms, options.allow),
+        "window": settings.window,
+    }
+    if settings.upload == "int16":
+        made |= {"dtype": np.int16, "window": None}
+    if not isinstance(task.labels, dd.CaseLabels):
+        made["labels"] = task.labels
+    patches = settings.patches
+    overlap = options.overlap
+    if overlap is None:
+        overlap = patches.overlap if patches is not None else 0.25  # MONAI's default
+    if options.sliding_window is not None:
+        from monai.inferers.inferer import SlidingWindowInferer
+
+        inferer = SlidingWindowInferer(
+            options.sliding_window[::-1], settings.batch_size, overlap, mode=options.weight
+        )
+        return dd.VolumeDataset(task.stacks, **made), {"inferer": inferer}
+    if patches is None:
+        return dd.VolumeDataset(task.stacks, **made), {}
+    # A mask is read once for all patches of a stack.
+    made["cache"] = dd.MemoryCache(settings.cache.max_bytes)
+    where = dd.GridPatches(overlap=overlap)
+    return dd.PatchDataset(task.stacks, patches.size, where=where, **made), {
+        "batch_size": settings.batch_size,
+        "num_workers": settings.workers,
+        "weight": options.weight,
+    }
+
+
+def shown_as_uploaded(
+    network: torch.nn.Module, window: tuple[float, float] | None
+) -> torch.nn.Module:
+    """Give a network int16 images as it got them in the training: after the window."""
+    import torch
+
+    class Shown(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            shown = dd.upload(images, images.device, window=window)
+            return cast("torch.Tensor", self.network(shown))
+
+    return Shown()
 
 
 if __name__ == "__main__":

@@ -257,6 +257,60 @@ def test_a_prediction_with_its_slices_the_other_way_is_turned_and_told(stack: dd
     assert "flipped along slices" in scores.verdict.text
 
 
+@given(order=st.permutations(range(3)), turned=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_axes_in_any_order_and_direction_are_the_same_mask(
+    stack: dd.Stack, order: list[int], turned: list[bool]
+) -> None:
+    affine = stack.affine_lps[:, [*order, 3]].copy()
+    voxels = ORGAN.transpose(order)
+    for axis in np.flatnonzero(turned).tolist():
+        affine[:3, 3] += affine[:3, axis] * (voxels.shape[axis] - 1)
+        affine[:3, axis] *= -1
+        voxels = np.flip(voxels, axis)
+
+    prediction = dd.place_mask(voxels[None], affine, stack, ["Lung"])
+
+    assert_array_equal(prediction.of("Lung"), ORGAN)
+    assert (prediction.verdict.kind == "same_grid") == (order == [0, 1, 2] and not any(turned))
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.5, 1.0])
+def test_the_same_shape_somewhere_else_is_another_grid(stack: dd.Stack, shift: float) -> None:
+    affine = stack.affine_lps.copy()
+    affine[:3, 3] += shift * affine[:3, 1]
+
+    with pytest.raises(dd.LabelError, match="another grid, 8 x 9 x 10 voxels"):
+        dd.place_mask(ORGAN[None], affine, stack, ["Lung"])
+
+
+def test_a_mirrored_prediction_is_no_prediction_of_the_same(stack: dd.Stack) -> None:
+    # An array turned without its affine cannot be known, but it is not forgiven either.
+    mirrored = masked(stack, ORGAN[:, ::-1])
+
+    assert dd.score(masked(stack, ORGAN), mirrored).of("Lung").dice < 1
+
+
+def test_a_prediction_of_1_mm_is_taken_to_the_nearest_voxels_as_simpleitk_does(
+    stack: dd.Stack,
+) -> None:
+    fine = np.random.default_rng(0).random((21, 7, 9)) < 0.5
+    affine = stack.affine_lps @ np.diag([0.4, 1 / 0.7, 1 / 0.9, 1.0])  # 1 mm each way
+    affine[:3, 3] += (0.13, 0.22, 0.31)  # no voxel is as near as another
+
+    found = dd.place_mask(fine[None], affine, stack, ["Lung"], resample=True)
+
+    itk: Any = sitk
+    moving, fixed = (itk.GetImageFromArray(each.astype(np.uint8)) for each in (fine, ORGAN))
+    for image, where in ((moving, affine), (fixed, stack.affine_lps)):
+        steps = np.linalg.norm(where[:3, :3], axis=0)
+        image.SetSpacing(steps[::-1].tolist())
+        image.SetOrigin(where[:3, 3].tolist())
+        image.SetDirection((where[:3, :3] / steps)[:, ::-1].ravel().tolist())
+    theirs = itk.Resample(moving, fixed, itk.Transform(), itk.sitkNearestNeighbor)
+    assert_array_equal(found.of("Lung"), itk.GetArrayFromImage(theirs) == 1)
+    assert found.verdict.kind == "resampled"
+
+
 def test_a_part_of_the_grid_is_not_the_grid(stack: dd.Stack) -> None:
     with pytest.raises(dd.LabelError, match="another grid, 5 x 9 x 10 voxels"):
         dd.place_mask(ORGAN[None, :5], stack.affine_lps, stack, ["Lung"])
@@ -314,16 +368,31 @@ def test_what_is_no_share_is_refused(stack: dd.Stack, value: float) -> None:
         masked(stack, np.full(SHAPE, value, np.float32))
 
 
-@pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.full((4, 4), math.nan), np.eye(3)])
+TRANSPOSED = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [10.0, 20.0, 30.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    "affine", [np.zeros((4, 4)), np.full((4, 4), math.nan), np.eye(3), TRANSPOSED]
+)
 def test_an_affine_that_places_nothing_is_refused(
     stack: dd.Stack, affine: NDArray[np.float64]
 ) -> None:
     with pytest.raises(dd.LabelError, match="no affine"):
-        dd.place_mask(ORGAN[None], affine, stack, ["Lung"])
+        dd.place_mask(ORGAN[None], affine, stack, ["Lung"], resample=True)
 
 
 @pytest.mark.parametrize(
-    "rules", [{"tolerance_mm": -1.0}, {"both_empty": "one"}, {"segments": "Lung"}]
+    "rules",
+    [
+        {"tolerance_mm": -1.0},
+        {"tolerance_mm": math.nan},
+        {"tolerance_mm": "2"},
+        {"both_empty": "one"},
+        {"segments": "Lung"},
+        {"segments": [("Lung",)]},
+        {"segments": [1]},
+        {"segments": ["Lung", ("Lung", "lung_left")]},
+    ],
 )
 def test_rules_that_make_no_sense_are_refused(rules: dict[str, Any]) -> None:
     with pytest.raises(dd.ConfigError):
@@ -363,7 +432,7 @@ def test_monai_gives_the_same_numbers_on_a_straight_grid(stack: dd.Stack, seed: 
     symmetric = SurfaceDistanceMetric(**options, symmetric=True)
     hausdorff = HausdorffDistanceMetric(**options)
     percentile = HausdorffDistanceMetric(**options, percentile=95)
-    surface = SurfaceDiceMetric([1.0], **options)
+    surface = SurfaceDiceMetric([1.0], **options, use_subvoxels=True)
     assert found.mean_distance_mm == pytest.approx(asked(symmetric, **spaced), rel=1e-5)
     assert found.hausdorff_mm == pytest.approx(asked(hausdorff, **spaced), rel=1e-5)
     assert found.hausdorff95_mm == pytest.approx(asked(percentile, **spaced), rel=1e-5)

@@ -263,6 +263,59 @@ def test_a_json_file_states_rules_and_has_no_nan(report: dd.Report, tmp_path: Pa
     assert len(told["summaries"]) == len(report.summaries)
 
 
+def test_a_cell_that_a_spreadsheet_would_run_is_text(tmp_path: Path, planned: Planned) -> None:
+    names = {"=HYPERLINK(1)": "'=HYPERLINK(1)", "@SUM(A1)": "'@SUM(A1)", "-12": "-12", "P-1": "P-1"}
+    for number, name in enumerate(names):
+        write_series(
+            tmp_path / str(number), shape=SHAPE, seed=str(number), patient_id=name,
+            extra={"Manufacturer": "+cmd|calc"},
+        )  # fmt: skip
+    cases = [
+        dd.Case(stack, masked(stack, columns(1), NOTHING), masked(stack, columns(2), NOTHING))
+        for stack in planned(tmp_path).stacks
+    ]
+
+    report = dd.evaluate(cases, seed=0, by=("manufacturer",))
+    report.to_csv(tmp_path / "scores.csv")
+
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # A Patient ID that is a number is joined with other tables: no spreadsheet runs it.
+    assert {row["patient_id"] for row in rows} == {*names.values()}
+    assert {row["manufacturer"] for row in rows} == {"'+cmd|calc"}
+    assert {row.patient_id for row in report.rows} == {*names}
+
+
+def test_a_table_has_the_lines_of_the_csv(report: dd.Report) -> None:
+    refused = dd.Rejection("1.2-x", dd.LabelError("why"))
+
+    table = dd.Report(**{**fields_of(report), "rejected": (refused,)}).to_pandas()
+
+    assert len(table) == 9
+    assert table.query("segment == 'Lung'")["dice"].tolist() == [1.0, 0.75, 0.5, 0.0]
+    assert math.isinf(table["hausdorff_mm"].max())
+    assert table["error"].tolist()[-1] == "why"
+
+
+def test_a_mask_is_computed_once_and_is_the_same_again(stacks: tuple[dd.Stack, ...]) -> None:
+    asked: list[str] = []
+
+    def read(stack: dd.Stack) -> dd.Mask:
+        asked.append(stack.id)
+        return masked(stack, columns(1), columns(3, 5))
+
+    kept, forgotten = dd.KeptMasks(read), dd.KeptMasks(read, max_bytes=0)
+    first, again = kept(stacks[0]), kept(stacks[0])
+
+    assert asked == [stacks[0].id]
+    assert np.array_equal(first.voxels, again.voxels)
+    assert (again.segments, again.verdict, again.stack) == (
+        first.segments, first.verdict, first.stack,
+    )  # fmt: skip
+    assert np.array_equal(forgotten(stacks[0]).voxels, forgotten(stacks[0]).voxels)
+    assert len(asked) == 3
+
+
 def test_a_page_draws_the_worst_cases(
     report: dd.Report, stacks: tuple[dd.Stack, ...], tmp_path: Path
 ) -> None:
@@ -312,3 +365,38 @@ def test_an_outline_of_another_shape_is_refused(
             dd.read_volume(stacks[0]), tmp_path / "x.png",
             outlines={"Lung": np.zeros((1, 2, 3), np.bool_)},
         )  # fmt: skip
+
+
+# --- real images and labels -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("dcmqi/ct24_classic", "dcmqi_24x38x3"),
+        ("dcmqi/ct24_enhanced", "dcmqi_24x38x3"),
+        ("dcmqi/ct_3slice", "dcmqi_liver"),
+    ],
+)
+def test_a_real_label_moved_by_a_voxel_has_the_dice_that_numpy_says(
+    corpus: Path, expected: dict[str, Any], planned: Planned, tmp_path: Path, folder: str, name: str
+) -> None:
+    known = expected["seg"][name]
+    (stack,) = planned(corpus / folder).stacks
+    label = dd.read_segmentation(corpus / known["file"], stack)
+    moved = np.roll(label.voxels, 1, axis=3)
+    prediction = dd.place_mask(moved, stack.affine_lps, stack, label.segments)
+    cases = [dd.Case(stack, label, prediction)]
+
+    report = dd.evaluate(cases, seed=0, by=("manufacturer",))
+    report.to_html(tmp_path / "page.html", cases, worst=1)
+
+    sitk = pytest.importorskip("SimpleITK")
+    (twin,) = (corpus / known["file"]).parent.glob("*.nrrd")
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(twin))) == 1
+    both = (truth & np.roll(truth, 1, axis=2)).sum()
+    assert 0 < both < truth.sum()
+    assert [row.score.dice for row in report.rows] == [pytest.approx(both / truth.sum())]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,iVBOR") == 1
+    assert stack.id in page

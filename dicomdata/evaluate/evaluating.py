@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-from dicomdata.catalog import Catalog, Series
 from dicomdata.errors import ConfigError, DicomDataError, LabelError, Rejection
+from dicomdata.evaluate.columns import Columns, patient_of
 from dicomdata.evaluate.records import COLUMNS, CaseRow, Report
 from dicomdata.evaluate.scoring import ScoringRules, score
 from dicomdata.evaluate.summarising import summarise
 from dicomdata.labels import Mask
-from dicomdata.splits.grouping import compared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
 
+    from dicomdata.evaluate.columns import Groups
     from dicomdata.evaluate.records import Case
     from dicomdata.evaluate.scoring import Score
     from dicomdata.stack import Stack
-
-Groups: TypeAlias = "Sequence[str] | Mapping[str, Callable[[Series], object]]"
-"""Columns of the catalog; or names, and what each is of a `Series`."""
-
-_OWN = frozenset(COLUMNS) - {"patient_id", "series_instance_uid"}
-"""Names that a table of cases has for itself; those of the series are the same in both."""
 
 CONFIDENCE = 0.95
 """Share of drawn means that an interval holds: what papers state."""
@@ -62,7 +54,7 @@ def evaluate(
     chosen = rules or ScoringRules()
     if operator.index(draws) < 1:
         raise ConfigError(f"draws={draws}: expected at least 1")
-    columns = _Columns(by)
+    columns = Columns(by, COLUMNS)
     rows: list[CaseRow] = []
     rejected: list[Rejection] = []
     seen: set[str] = set()
@@ -110,12 +102,11 @@ def _score(case: Case, rules: ScoringRules) -> Score:
 
 
 def _rows(scores: Score, stack: Stack, groups: tuple[tuple[str, str], ...]) -> list[CaseRow]:
-    patient = compared(stack.patient_id) or stack.study_instance_uid or stack.id
     return [
         CaseRow(
             case=stack.id,
             patient_id=stack.patient_id,
-            patient=patient,
+            patient=patient_of(stack),
             series_instance_uid=stack.series_instance_uid,
             groups=groups,
             verdict=scores.verdict,
@@ -123,46 +114,3 @@ def _rows(scores: Score, stack: Stack, groups: tuple[tuple[str, str], ...]) -> l
         )
         for each in scores.segments
     ]
-
-
-class _Columns:
-    """Finds what the catalog says of a stack's series; each catalog is read once."""
-
-    def __init__(self, by: Groups) -> None:
-        if isinstance(by, str):
-            raise ConfigError(f"by={by!r}: expected several columns, as ({by!r},)")
-        if taken := _OWN & set(by):
-            raise ConfigError(f"by: {', '.join(sorted(taken))} is what a score is called")
-        self._by = by
-        self._series: dict[str, dict[int, Series]] = {}
-
-    def of(self, stack: Stack) -> tuple[tuple[str, str], ...]:
-        """Give names and values of a stack's groups; "" where nothing is stated.
-
-        Raises:
-            ConfigError: if the catalog has no such column.
-        """
-        series = self._find(stack) if self._by else None
-        return tuple((name, self._value(series, name)) for name in self._by)
-
-    def _find(self, stack: Stack) -> Series | None:
-        # A volume file is of no catalog.
-        if not stack.catalog:
-            return None
-        if stack.catalog not in self._series:
-            rows = Catalog(Path(stack.catalog)).series
-            self._series[stack.catalog] = {series.id: series for series in rows}
-        return self._series[stack.catalog].get(stack.series_id)
-
-    def _value(self, series: Series | None, name: str) -> str:
-        if series is None:
-            return ""
-        value: Any
-        if isinstance(self._by, Mapping):
-            value = self._by[name](series)
-        else:
-            known = series.columns_by_name
-            if name not in known:
-                raise ConfigError(f"by: no column {name!r}; there are {', '.join(known)}")
-            value = known[name]
-        return "" if value is None else str(value)

@@ -58,7 +58,8 @@ def place_mask(
         )
     given = np.asarray(affine_lps, np.float64)
     whole = given.shape == (4, 4) and bool(np.isfinite(given).all())
-    if not whole or np.linalg.det(given) == 0:
+    # A last row of anything else is that of a transposed affine, or of none at all.
+    if not whole or not np.allclose(given[3], (0, 0, 0, 1)) or np.linalg.det(given) == 0:
         raise LabelError(f"stack {stack.id}: no affine that places voxels: {given.tolist()}")
     shares = _as_shares(voxels, stack)
     placed, verdict, findings = _placed(shares, given, stack, resample=resample)

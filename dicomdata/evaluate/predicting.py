@@ -2,7 +2,8 @@
 
 Patches are put together where they lie, whole volumes are taken back through the transforms, by
 MONAI's own inverses. Either way the result lies on the stack's grid, or an error says that it
-does not. One stack is in memory at a time, and of a grid of patches one batch.
+does not. One stack is in memory at a time, and of a grid of patches one batch. What a network says
+of a stack as a whole is given by `predict_classes`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from dicomdata.metatensor import affine_lps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from dicomdata.labels import Mask, Segment
     from dicomdata.stack import Stack
@@ -109,6 +112,48 @@ def predict(  # noqa: PLR0913 - network, volume, and how: all by name
             placed = _predict_volume(run, dataset, index, activation)
     _check_grid(placed, stack)
     return placed
+
+
+def predict_classes(
+    network: Network,
+    dataset: VolumeDataset,
+    index: int,
+    *,
+    activation: Activation,
+    device: torch.device | str | None = None,
+) -> NDArray[np.float64]:
+    """Give what a network says of one stack as a whole: the probability of each class.
+
+    A `torch.nn.Module` is in evaluation mode meanwhile.
+
+    Args:
+        network: (1, 1, X, Y, Z) -> (1, C), logits unless `activation` is "none".
+        dataset: its transform is that of training, without what is random.
+        index: which of ``dataset.stacks``.
+        activation: see `Activation`.
+        device: see `predict`.
+
+    Returns:
+        (C,), from 0 to 1.
+
+    Raises:
+        ConfigError: if the network gives something else, or no probabilities.
+        DicomDataError: if the stack cannot be read.
+    """
+    where = _device_of(network) if device is None else torch.device(device)
+    image = dataset[index][dataset.image]
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    with _Evaluating(network), torch.no_grad():
+        output: Any = network(plain[None].to(where))
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
+        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ConfigError(
+            f"the network gives {found} for {(1, *plain.shape)}: expected one tensor (1, C), a "
+            f"number for each class"
+        )
+    logits = output.as_tensor() if isinstance(output, MetaTensor) else output
+    shares = _activated(logits[0].to(torch.float64), activation, dataset.stacks[index])
+    return cast("NDArray[np.float64]", shares.cpu().numpy())
 
 
 def to_mask(
@@ -261,7 +306,7 @@ def _predict_volume(
 
 
 def _activated(output: torch.Tensor, activation: Activation, stack: Stack) -> torch.Tensor:
-    """Give probabilities (C, X, Y, Z) of a network's output."""
+    """Give probabilities of a network's output, channels first."""
     if activation not in {"softmax", "sigmoid", "none"}:
         raise ConfigError(f"activation={activation!r}: expected 'softmax', 'sigmoid' or 'none'")
     if activation == "softmax" and len(output) < 2:

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,8 @@ from dicomdata.errors import FileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    import pandas as pd
 
     from dicomdata.errors import Rejection
     from dicomdata.evaluate.scoring import ScoringRules, SegmentScore
@@ -39,6 +42,11 @@ COLUMNS = (
     "difference_ml", "grid", "grid_text", "error",
 )  # fmt: skip
 """Of a CSV file, before those of the groups."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet runs."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+|inf)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,15 +185,18 @@ class Report:
         Raises:
             FileError: if it cannot be written.
         """
-        text = io.StringIO(newline="")
         groups = [column for column, _ in self.rows[0].groups] if self.rows else []
-        table = csv.DictWriter(
-            text, dict.fromkeys((*COLUMNS, *groups)), restval="", extrasaction="ignore"
-        )
-        table.writeheader()
-        table.writerows(_flat(row) for row in self.rows)
-        table.writerows({"case": each.subject, "error": str(each)} for each in self.rejected)
-        write_text(path, text.getvalue())
+        names = (*COLUMNS, *groups)
+        write_csv(path, names, (_flat(row) for row in self.rows), self.rejected)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Give the lines of the CSV file as a table; missing numbers are nan. Needs pandas."""
+        import pandas as pd
+
+        groups = [column for column, _ in self.rows[0].groups] if self.rows else []
+        rows = [_described(row) for row in self.rows]
+        rows += [{"case": each.subject, "error": str(each)} for each in self.rejected]
+        return pd.DataFrame(rows, columns=list(dict.fromkeys((*COLUMNS, *groups))))
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write all of it.
@@ -201,7 +212,7 @@ class Report:
                 "draws": self.draws,
                 "confidence": self.confidence,
             },
-            "summaries": [_plain(asdict(each)) for each in self.summaries],
+            "summaries": [plain_row(asdict(each)) for each in self.summaries],
             "cases": [_flat(row, null=None) for row in self.rows],
             "rejected": [{"case": each.subject, "error": str(each)} for each in self.rejected],
         }
@@ -244,10 +255,44 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         raise FileError(f"{target}: the report cannot be written: {error.strerror}") from error
 
 
+def write_csv(
+    path: str | os.PathLike[str],
+    names: Iterable[str],
+    rows: Iterable[Mapping[str, Any]],
+    rejected: Iterable[Rejection],
+) -> None:
+    """Write rows, and one for each case that was rejected, under these names.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it: headers are
+    written by others.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, dict.fromkeys(names), restval="", extrasaction="ignore")
+    table.writerow({name: _harmless(name) for name in table.fieldnames})
+    lost = ({"case": each.subject, "error": str(each)} for each in rejected)
+    for row in (*rows, *lost):
+        table.writerow({name: _harmless(value) for name, value in row.items()})
+    write_text(path, text.getvalue())
+
+
+def _harmless(value: Any) -> Any:
+    """Give a cell that no spreadsheet runs; a number is none, though it be text: Patient ID -12."""
+    formula = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if formula and not _NUMBER.fullmatch(value) else value
+
+
 def _flat(row: CaseRow, null: Any = "") -> dict[str, Any]:
     """Give a row as names and values of one line."""
+    return plain_row(_described(row), null)
+
+
+def _described(row: CaseRow) -> dict[str, Any]:
+    """Give a row as names and values."""
     score = row.score
-    told: Mapping[str, Any] = {
+    return {
         "case": row.case,
         "patient_id": row.patient_id,
         "series_instance_uid": row.series_instance_uid,
@@ -257,10 +302,9 @@ def _flat(row: CaseRow, null: Any = "") -> dict[str, Any]:
         "grid_text": row.verdict.text,
         **dict(row.groups),
     }
-    return _plain(told, null)
 
 
-def _plain(told: Mapping[str, Any], null: Any = None) -> dict[str, Any]:
+def plain_row(told: Mapping[str, Any], null: Any = None) -> dict[str, Any]:
     """Replace what neither JSON nor a table has: nan, None and infinity."""
     return {name: _number(value, null) for name, value in told.items()}
 

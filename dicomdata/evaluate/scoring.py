@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,8 +15,6 @@ from dicomdata.evaluate.placing import is_there, onto_grid_of
 from dicomdata.evaluate.surfaces import SurfaceDistances, compare_surfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from dicomdata.labels import LabelFinding, Mask, Verdict
@@ -50,9 +50,17 @@ class ScoringRules:
     def __post_init__(self) -> None:
         if isinstance(self.segments, str):
             raise ConfigError(f"segments={self.segments!r}: expected names, ({self.segments!r},)")
+        for each in self.segments:
+            if not (isinstance(each, str) or _is_pair(each)):
+                raise ConfigError(f"segments: {each!r} is neither a name nor a pair of names")
+        named = [each if isinstance(each, str) else each[0] for each in self.segments]
+        if twice := {name for name in named if named.count(name) > 1}:
+            raise ConfigError(
+                f"segments: {', '.join(sorted(twice))} comes twice, and would count so"
+            )
         tolerance = self.tolerance_mm
-        if tolerance is not None and not 0 <= tolerance < math.inf:
-            raise ConfigError(f"tolerance_mm={tolerance}: expected a length, 0 or more")
+        if tolerance is not None and not (_is_number(tolerance) and 0 <= tolerance < math.inf):
+            raise ConfigError(f"tolerance_mm={tolerance!r}: expected a length, 0 or more")
         if self.both_empty not in {"skip", "agree"}:
             raise ConfigError(f"both_empty={self.both_empty!r}: expected 'skip' or 'agree'")
 
@@ -71,7 +79,8 @@ class SegmentScore:
     """2 |A and B| / (|A| + |B|), 0 to 1; 0 where one of them is empty."""
 
     surface_dice: float | None
-    """Share of both surfaces within the tolerance of the other; None without a tolerance."""
+    """Share of the area of both surfaces that is within the tolerance of the other; None without a
+    tolerance."""
 
     mean_distance_mm: float
     """Of all surface points of either to the other's surface; inf where one is empty."""
@@ -161,6 +170,18 @@ def pair_names(label: Mask, prediction: Mask, rules: ScoringRules) -> list[tuple
             f"prediction {_listed(prediction.names)}: say which to compare"
         )
     return [(name, name) for name in label.names]
+
+
+def _is_pair(names: object) -> bool:
+    return (
+        isinstance(names, Sequence)
+        and len(names) == len(("label", "prediction"))
+        and all(isinstance(name, str) for name in names)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from dicomdata.evaluate.columns import groups_of
 from dicomdata.evaluate.records import Measure, Summary
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from dicomdata.evaluate.records import CaseRow
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+_AT_ONCE = 1_000_000
+"""Patients that are drawn in one go: 8 MB."""
 
 
 def summarise(
@@ -32,7 +36,7 @@ def summarise(
         confidence: share of the drawn means that the interval holds.
     """
     found = []
-    for (column, value), members in _groups(rows).items():
+    for (column, value), members in groups_of(rows).items():
         for segment in dict.fromkeys(row.score.segment for row in members):
             chosen = [row for row in members if row.score.segment == segment]
             patients = [row.patient for row in chosen]
@@ -80,31 +84,14 @@ def bootstrap(
     sums = np.bincount(owners[order], values[finite][order])
     counts = np.bincount(owners)
     generator = np.random.default_rng(seed)
-    means = np.empty(draws)
-    for number in range(draws):
-        drawn = generator.integers(len(names), size=len(names))
-        means[number] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    means = []
+    at_once = max(_AT_ONCE // len(names), 1)
+    for done in range(0, draws, at_once):
+        rows = min(at_once, draws - done)
+        drawn = generator.integers(len(names), size=(rows, len(names)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-def _groups(rows: Sequence[CaseRow]) -> dict[tuple[str, str], list[CaseRow]]:
-    """Sort rows into all of them, and those of each value of each column."""
-    groups: dict[tuple[str, str], list[CaseRow]] = {("", ""): list(rows)} if rows else {}
-    for column in dict(rows[0].groups) if rows else ():
-        values = {dict(row.groups)[column] for row in rows}
-        for value in sorted(values, key=_order):
-            groups[column, value] = [row for row in rows if dict(row.groups)[column] == value]
-    return groups
-
-
-def _order(value: str) -> tuple[bool, float, str]:
-    """Order numbers by size, before words."""
-    try:
-        number = float(value)
-    except ValueError:
-        return True, 0.0, value
-    return False, number, value
 
 
 def _summary(

@@ -5,6 +5,9 @@ border of the grid are surface, for nothing is labelled beyond. Its points are t
 into the patient by the affine: distances are real mm on anisotropic, oblique and leaning grids
 alike, found by a k-d tree rather than by a distance transform, which knows right angles only.
 
+Means and percentiles are of these points, each counting once, as everybody has them. A share of the
+surface is a matter of its area: it is taken of the pieces that `surfels` gives.
+
 Along an axis of one voxel there is no surface: in a stack of one slice, distances are in its plane.
 """
 
@@ -15,11 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dicomdata.evaluate.surfels import crop, surface_elements
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROUNDING_MM = 1e-6
 """What the arithmetic of an affine may add to a distance that is as long as the tolerance."""
+
+_LEAF = 64
+"""Points that a tree compares one by one. Fewer are no faster where surfaces are close, and three
+times slower where one lies deep inside the other, as far from all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class SurfaceDistances:
     """The 95th percentile of each direction, and of these the larger."""
 
     within: float | None
-    """Share of the points of both surfaces that are within the tolerance: surface Dice."""
+    """Share of the area of both surfaces that is within the tolerance: surface Dice."""
 
 
 def compare_surfaces(
@@ -54,13 +63,9 @@ def compare_surfaces(
         affine_lps: (4, 4), (slice, row, column, 1) -> LPS mm.
         tolerance_mm: distance that is no error; None measures no `within`.
     """
-    from scipy.spatial import KDTree  # a quarter of a second, for who compares surfaces
-
-    trees = [KDTree(surface_points(each, affine_lps)) for each in (label, prediction)]
-    there = trees[1].query(trees[0].data)[0]
-    back = trees[0].query(trees[1].data)[0]
+    there, back = _apart(*(surface_points(each, affine_lps) for each in (label, prediction)))
     both = np.concatenate([there, back])
-    near = None if tolerance_mm is None else float(np.mean(both <= tolerance_mm + ROUNDING_MM))
+    near = None if tolerance_mm is None else _share(label, prediction, affine_lps, tolerance_mm)
     return SurfaceDistances(
         mean_mm=float(both.mean()),
         hausdorff_mm=float(both.max()),
@@ -78,7 +83,7 @@ def surface_points(
         voxels: (slices, rows, columns).
         affine_lps: (4, 4), (slice, row, column, 1) -> LPS mm.
     """
-    first, box = _box(voxels)
+    first, box = crop(voxels)
     inner = box.copy()
     for axis, length in enumerate(voxels.shape):
         if length == 1:
@@ -89,19 +94,38 @@ def surface_points(
         inner[after] &= box[before]
         inner[_end(axis, 0)] = False
         inner[_end(axis, -1)] = False
-    places = np.argwhere(box & ~inner) + first
+    # A grid of one voxel has no outline; the voxel stands for it.
+    places = np.argwhere(box & ~inner if voxels.size > 1 else box) + first
     points: NDArray[np.float64] = places @ affine_lps[:3, :3].T + affine_lps[:3, 3]
     return points
 
 
-def _box(voxels: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Cut a mask to what is not empty: where that begins, and the voxels."""
-    planes: NDArray[np.bool_] = np.any(voxels, axis=0)
-    slices: NDArray[np.bool_] = np.any(voxels, axis=(1, 2))
-    along = (slices, np.any(planes, axis=1), np.any(planes, axis=0))
-    ends = [np.flatnonzero(each)[[0, -1]] for each in along]
-    box = voxels[tuple(slice(low, high + 1) for low, high in ends)]
-    return np.array([low for low, _ in ends]), box
+def _share(
+    label: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    affine_lps: NDArray[np.float64],
+    tolerance_mm: float,
+) -> float:
+    """Give the share of the area of both surfaces that is within a distance of the other."""
+    places, areas = zip(
+        *(surface_elements(each, affine_lps) for each in (label, prediction)), strict=True
+    )
+    area = np.concatenate(areas)
+    # A grid of one voxel, in both: no surface, and nothing of it is far.
+    if not len(area):
+        return 1.0
+    near = np.concatenate(_apart(*places)) <= tolerance_mm + ROUNDING_MM
+    return float(area[near].sum() / area.sum())
+
+
+def _apart(
+    one: NDArray[np.float64], other: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the distance of each point to the nearest of the others, of one and of the other."""
+    from scipy.spatial import KDTree  # a quarter of a second, for who compares surfaces
+
+    first, second = (KDTree(points, leafsize=_LEAF) for points in (one, other))
+    return second.query(one)[0], first.query(other)[0]
 
 
 def _steps(axis: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
