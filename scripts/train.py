@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from monai.transforms.compose import Compose
 from torch.utils.data import DataLoader
@@ -32,19 +33,26 @@ from dicomdata.splits.grouping import cases_of
 from dicomdata.splits.records import fingerprint_of
 from dicomdata.training import (
     Checkpoint,
+    Images,
     Learner,
     Loop,
     Ranks,
     Records,
+    StoppedError,
+    StopRequest,
+    Targets,
     build,
     build_transforms,
+    choose_precision,
     fingerprint_of_stacks,
+    heed_signals,
     join_ranks,
+    leave_signals_to_parent,
+    remove_partials,
 )
-from dicomdata.training.loop import choose_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from dicomdata.cache import VolumeCache
 
@@ -69,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except dd.DicomDataError as error:
         print(f"train: {plain(str(error))}", file=sys.stderr)
         return 2
+    except StoppedError as stopped:
+        print(f"train: {stopped}: --resume goes on", file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         return 130
     return 0
@@ -92,7 +103,12 @@ def train(
     if os.path.exists(last) and not resume:
         raise dd.ConfigError(f"{last}: a run is there: --resume goes on with it; or take another "
                              f"folder")  # fmt: skip
-    os.makedirs(settings.folder, exist_ok=True)
+    try:
+        os.makedirs(settings.folder, exist_ok=True)
+    except OSError as error:
+        raise dd.FileError(f"{settings.folder}: no folder: {error.strerror}") from error
+    if ranks.first:
+        remove_partials(settings.folder)
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
@@ -105,7 +121,7 @@ def train(
     with Records(settings.folder, ranks, tensorboard=settings.tensorboard) as records:
         task = find_task(settings, ranks, records)
         cache = make_cache(settings, ranks)
-        dataset = make_dataset(settings, task, cache, transforms[0])
+        dataset = make_dataset(settings, task, cache, transforms[0], records)
         sampler = dd.EpochSampler(dataset, seed=settings.seed)
         loop = Loop(
             learner,
@@ -120,10 +136,11 @@ def train(
         records.begin(step=int(loop.progress["step"]), epoch=sampler.epoch)
         validation = None
         if task.parts["validation"]:
-            watched = make_dataset(settings, task, cache, transforms[1], learning=False)
+            watched = make_dataset(settings, task, cache, transforms[1])
             order = dd.EpochSampler(watched, seed=settings.seed, shuffle=False, tail="uneven")
             validation = make_loader(settings, ranks, watched, order)
-        run(settings, loop, task, validation)
+        with heed_signals(ranks) as stop:
+            run(settings, loop, task, validation, stop)
 
 
 # --- what is learned ------------------------------------------------------------------------------
@@ -194,7 +211,8 @@ def find_labels(settings: TrainingSettings, plan: dd.StackPlan) -> dd.LabelFiles
     """Find the labels of all stacks of a plan; of files, nothing is read yet."""
     told = settings.labels
     options: dict[str, Any] = {
-        "missing": told.missing, "overlap": told.overlap, "resample": told.resample
+        "missing": told.missing, "overlap": told.overlap, "several": told.several,
+        "resample": told.resample, "outside": told.outside,
     }  # fmt: skip
     if told.kind in {"SEG", "RTSTRUCT"}:
         options |= {"kind": told.kind, "folder": told.folder, "by_images": told.by_images}
@@ -252,8 +270,8 @@ def fingerprint_of_labels(
         if isinstance(labels, dd.CaseLabels):
             told.append((stack.id, labels.of(stack)))
         else:
-            kind, path = labels.files[stack.id]
-            told.append((stack.id, kind, os.path.getsize(path)))
+            files = [(kind, os.path.getsize(path)) for kind, path in labels.files[stack.id]]
+            told.append((stack.id, files))
     return blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
 
@@ -274,9 +292,11 @@ def make_learner(settings: TrainingSettings, ranks: Ranks, allowed: Sequence[str
         optimizer,
         scheduler,
         ranks,
-        settings.labels.class_names,
+        Targets(settings.labels.class_names, overlapping=settings.labels.overlap == "channels"),
         choose_precision(settings.precision, ranks.device),
         settings.clip_gradient,
+        # Other images have their window when they come.
+        Images(torch.int16, settings.window) if settings.upload == "int16" else Images(),
     )
 
 
@@ -296,28 +316,40 @@ def make_dataset(
     task: Task,
     cache: VolumeCache | None,
     transform: Compose,
-    *,
-    learning: bool = True,
+    records: Records | None = None,
 ) -> dd.VolumeDataset | dd.PatchDataset:
-    """Make the dataset of a part."""
+    """Make the dataset to learn from, and tell of it; without `records`, that to validate on."""
+    learning = records is not None
     stacks = task.parts["training" if learning else "validation"]
+    how: dict[str, Any] = {"cache": cache, "window": settings.window}
+    if settings.upload == "int16":
+        how |= {"dtype": np.int16, "window": None}
     if isinstance(task.labels, dd.CaseLabels):
         # Last, so that a cache can keep what the steps before it always make.
-        transform = Compose([*transform.transforms, task.labels.into])
-        return dd.VolumeDataset(stacks, transform, cache, window=settings.window)
-    how: dict[str, Any] = {"transform": transform, "cache": cache, "window": settings.window}
+        return dd.VolumeDataset(stacks, Compose([*transform.transforms, task.labels.into]), **how)
+    how |= {"transform": transform, "labels": task.labels}
     if settings.patches is None:
-        return dd.VolumeDataset(stacks, labels=task.labels, **how)
+        return dd.VolumeDataset(stacks, **how)
     patches = settings.patches
     where: Any = dd.GridPatches(overlap=patches.overlap)
-    if learning and patches.foreground is None:
+    if records is not None:
         where = dd.UniformPatches()
-    elif learning:
-        reader = LabelReader(task.labels, cache or NoCache())
-        index = dd.LabelPositions.of_masks(stacks, lambda stack: reader.read(stack).voxels)
-        where = dd.BalancedPatches(index=index, foreground=patches.foreground)
+        if patches.foreground is not None:
+            reader = LabelReader(task.labels, cache or NoCache())
+            index = find_positions(stacks, reader, records)
+            where = dd.BalancedPatches(index=index, foreground=patches.foreground)
     how["per_visit"] = patches.per_visit if learning else 1
-    return dd.PatchDataset(stacks, patches.size, where=where, labels=task.labels, **how)
+    return dd.PatchDataset(stacks, patches.size, where=where, **how)
+
+
+def find_positions(
+    stacks: Sequence[dd.Stack], reader: LabelReader, records: Records
+) -> dd.LabelPositions:
+    """Find the voxels that patches may be about."""
+    told = iter(records.track(stacks, total=len(stacks), what="looking at labels"))
+    return dd.LabelPositions.of_masks(
+        stacks, lambda _: reader.read(next(told)).voxels, channels=reader.channels
+    )
 
 
 def make_loader(
@@ -332,6 +364,7 @@ def make_loader(
         collate_fn=dd.SharedCollate() if settings.workers else dd.collate,
         pin_memory=ranks.device.type == "cuda",
         persistent_workers=settings.workers > 0,
+        worker_init_fn=leave_signals_to_parent,
         # Its own: beginning an epoch must not draw from the randomness of the steps.
         generator=torch.Generator(),
     )
@@ -341,9 +374,17 @@ def make_loader(
 
 
 def run(
-    settings: TrainingSettings, loop: Loop, task: Task, validation: DataLoader[Any] | None
+    settings: TrainingSettings,
+    loop: Loop,
+    task: Task,
+    validation: DataLoader[Any] | None,
+    stop: StopRequest,
 ) -> None:
-    """Take epoch after epoch."""
+    """Take epoch after epoch.
+
+    Raises:
+        StoppedError: if it was asked to stop.
+    """
     learner, records = loop.learner, loop.records
 
     def save(name: str = LAST) -> None:
@@ -352,16 +393,19 @@ def run(
 
     for epoch in range(loop.sampler.epoch, settings.epochs):
         loop.sampler.set_epoch(epoch)
-        loss = loop.run_epoch(save)
+        loss = loop.run_epoch(save, stop)
         told: dict[str, Any] = {"learning_rate": float(learner.optimizer.param_groups[0]["lr"])}
         watched, better = loss, False
         if validation is not None and (epoch + 1) % settings.validate_every == 0:
-            scores = learner.validate(validation)
+            # A validation may be long: what was learned before it is not lost with it.
+            save()
+            scores = learner.validate(stoppable(validation, records, stop))
             watched = scores.loss
             better = watched < loop.progress.get("best", float("inf"))
             told |= {"validation_loss": scores.loss, "accuracy": scores.accuracy}
             told["scores"] = asdict(scores)
         learner.end_epoch(watched)
+        loop.end_epoch()
         if better:
             loop.progress["best"] = watched
             save(BEST)
@@ -370,11 +414,18 @@ def run(
     records.say(f"{settings.epochs} epochs are done: {os.path.join(settings.folder, LAST)}")
 
 
+def stoppable(batches: DataLoader[Any], records: Records, stop: StopRequest) -> Iterator[Any]:
+    """Give the batches of a validation until it is asked to stop."""
+    for batch in records.track(batches, total=len(batches), what="validation"):
+        stop.check()
+        yield batch
+
+
 def checkpoint_of(loop: Loop, task: Task) -> Checkpoint:
     """Give where the training is now."""
     return Checkpoint(
         loop.learner.state_dict(),
-        loop.sampler.state_dict(),
+        loop.position,
         dict(loop.progress),
         task.fingerprints,
         task.settings,
@@ -388,10 +439,7 @@ def restore(checkpoint: Checkpoint, loop: Loop, task: Task, path: str) -> None:
     except dd.ConfigError as error:
         raise dd.ConfigError(f"{path}: {error}") from error
     loop.learner.load_state_dict(checkpoint.state)
-    loop.sampler.load_state_dict(checkpoint.sampler)
-    loop.progress.update(checkpoint.progress)
-    if not loop.learner.ranks.first:
-        loop.progress.update(epoch_loss=0.0, epoch_steps=0)
+    loop.restore(checkpoint.sampler, checkpoint.progress)
     loop.records.say(f"goes on after step {int(loop.progress['step'])}")
 
 

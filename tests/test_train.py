@@ -6,9 +6,9 @@ import importlib.util
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from launching import Launcher
 
 import dicomdata as dd
 from dicomdata.config import load_settings
 from dicomdata.config.training import TrainingSettings
 from dicomdata.testing.phantoms import write_series
+from dicomdata.training import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     Configure = Callable[..., Path]
@@ -36,18 +38,19 @@ SHAPE = (8, 16, 16)
 PATIENTS = 5
 
 KILLING = '''
-"""A loss that ends its process, once, at the call of a number."""
+"""A loss that sends its process a signal, once, at the call of a number."""
 import os, signal
 from monai.losses import DiceCELoss
 
 class KillingLoss(DiceCELoss):
-    def __init__(self, at=0, flag="", signal="SIGKILL", **options):
+    def __init__(self, at=0, flag="", signal="SIGKILL", rank="0", **options):
         super().__init__(**options)
         self.at, self.flag, self.signal, self.calls = at, flag, signal, 0
+        self.mine = os.environ.get("RANK", "0") == rank
 
     def forward(self, output, label):
         self.calls += 1
-        if self.calls == self.at and not os.path.exists(self.flag):
+        if self.mine and self.calls == self.at and not os.path.exists(self.flag):
             open(self.flag, "w").close()
             os.kill(os.getpid(), getattr(signal, self.signal))
         return super().forward(output, label)
@@ -91,42 +94,78 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cases.csv").write_text("\n".join(rows) + "\n")
     split = dd.make_split(plan, {"train": 0.6, "val": 0.4}, seed=1, balanced=True)
     split.save(folder / "split.json")
+    everyone = tuple(replace(group, part="train") for group in split.groups)
+    replace(split, groups=everyone).save(folder / "all.json")
     (folder / "killing.py").write_text(KILLING)
     return folder
 
 
+@pytest.fixture(scope="module")
+def launcher(archive: Path) -> Iterator[Launcher]:
+    """Starts the program in processes of its own."""
+    with Launcher(archive) as started:
+        yield started
+
+
+def settings_of(archive: Path, folder: Path) -> dict[str, Any]:
+    """A small segmentation from SEG."""
+    return {
+        "data": {"archive": str(archive / "archive"), "split": str(archive / "split.json")},
+        "labels": {
+            "kind": "SEG", "folder": str(archive / "seg"), "segments": {"organ": "Organ"}
+        },
+        "network": {
+            "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2,
+            "channels": [4, 8], "strides": [2], "dropout": 0.2,
+        },
+        "loss": {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True},
+        "optimizer": {"_target_": "Adam", "lr": 0.01},
+        "patches": {"size": [4, 8, 8], "per_visit": 2, "foreground": 0.5},
+        "window": [-200, 600],
+        "transforms": [
+            {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5,
+             "spatial_axis": 0},
+            {"_target_": "RandGaussianNoised", "keys": "image", "prob": 1.0, "std": 0.05},
+        ],
+        "folder": str(folder / "run"),
+        "epochs": 2, "batch_size": 1, "workers": 0, "device": "cpu", "seed": 3,
+        "checkpoint_every": 2, "cache": {"kind": "memory", "max_bytes": "10 MB"},
+    }  # fmt: skip
+
+
 @pytest.fixture
 def configure(archive: Path, tmp_path: Path) -> Configure:
-    """Write a file of settings: a small segmentation from SEG, but for what is said."""
+    """Write a file of settings: those of `settings_of`, but for what is said."""
 
     def write(name: str = "config.yaml", **changes: Any) -> Path:
-        settings: dict[str, Any] = {
-            "data": {"archive": str(archive / "archive"), "split": str(archive / "split.json")},
-            "labels": {
-                "kind": "SEG", "folder": str(archive / "seg"), "segments": {"organ": "Organ"}
-            },
-            "network": {
-                "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2,
-                "channels": [4, 8], "strides": [2], "dropout": 0.2,
-            },
-            "loss": {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True},
-            "optimizer": {"_target_": "Adam", "lr": 0.01},
-            "patches": {"size": [4, 8, 8], "per_visit": 2, "foreground": 0.5},
-            "window": [-200, 600],
-            "transforms": [
-                {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5,
-                 "spatial_axis": 0},
-                {"_target_": "RandGaussianNoised", "keys": "image", "prob": 1.0, "std": 0.05},
-            ],
-            "folder": str(tmp_path / "run"),
-            "epochs": 2, "batch_size": 1, "workers": 0, "device": "cpu", "seed": 3,
-            "checkpoint_every": 2, "cache": {"kind": "memory", "max_bytes": "10 MB"},
-        }  # fmt: skip
         path = tmp_path / name
-        path.write_text(yaml.safe_dump(settings | changes))
+        path.write_text(yaml.safe_dump(settings_of(archive, tmp_path) | changes))
         return path
 
     return write
+
+
+def killing(folder: Path, *, at: int, **options: str) -> dict[str, Any]:
+    """A loss that sends a signal at the call of a number."""
+    return {
+        "_target_": "killing.KillingLoss", "at": at, "flag": str(folder / "sent"),
+        "to_onehot_y": True, "softmax": True, **options,
+    }  # fmt: skip
+
+
+HALVING = {"_target_": "StepLR", "step_size": 1, "gamma": 0.5}
+
+KILLING_ALLOWED = ("--allow", "killing")
+
+
+def unvalidated(archive: Path, split: str = "split.json") -> dict[str, Any]:
+    return {
+        "archive": str(archive / "archive"), "split": str(archive / split), "validate_on": None
+    }  # fmt: skip
+
+
+def means(folder: Path) -> list[float]:
+    return [line["loss"] for line in lines(folder, "epoch")]
 
 
 def lines(folder: Path | str, kind: str, name: str = "log.jsonl") -> list[dict[str, Any]]:
@@ -181,60 +220,69 @@ def test_a_training_learns_where_the_organ_is(
     assert lines(tmp_path / "run", "epoch")[-1]["scores"]["dice"]["organ"] > 0.8
 
 
-def test_a_run_that_was_killed_in_mid_epoch_goes_on_with_the_same_losses(
-    train: ModuleType, configure: Configure, archive: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture(scope="module")
+def whole(
+    launcher: Launcher, archive: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """What runs leave that nobody ends: three epochs without validation, and two with."""
+    runs: dict[str, dict[str, Any]] = {
+        "unvalidated": {"data": unvalidated(archive), "epochs": 3},
+        "validated": {"scheduler": HALVING},
+    }
+    folders = {}
+    for name, changes in runs.items():
+        folder = tmp_path_factory.mktemp(name)
+        path = folder / "config.yaml"
+        path.write_text(yaml.safe_dump(settings_of(archive, folder) | changes))
+        assert launcher.start("--config", path).statuses == [0]
+        folders[name] = folder / "run"
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "left"), [("SIGKILL", -9, 4), ("SIGTERM", 143, 6), ("SIGINT", 130, 6)]
+)
+def test_a_run_that_was_ended_in_mid_epoch_goes_on_with_the_same_losses(
+    launcher: Launcher, configure: Configure, archive: Path, tmp_path: Path,
+    whole: dict[str, Path], asked: str, status: int, left: int,
 ) -> None:  # fmt: skip
-    monkeypatch.syspath_prepend(str(archive))
-    loss = {
-        "_target_": "killing.KillingLoss", "at": 6, "flag": str(tmp_path / "killed"),
-        "to_onehot_y": True, "softmax": True,
-    }  # fmt: skip
-    data = {"archive": str(archive / "archive"), "split": str(archive / "split.json")}
     # Nothing is validated, so that the sixth call is the sixth step: the last of epoch 1.
-    options: dict[str, Any] = {"loss": loss, "data": {**data, "validate_on": None}, "epochs": 3}
-    killed = configure(**options)
-    command = [sys.executable, str(SCRIPT), "--config", str(killed), "--allow", "killing"]
-    environment = {**os.environ, "PYTHONPATH": str(archive)}
+    loss = killing(tmp_path, at=6, signal=asked)
+    options = {"loss": loss, "data": unvalidated(archive), "epochs": 3}
+    workers = 0 if asked == "SIGKILL" else 1
 
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    done = launcher.start("--config", configure(**options, workers=workers), *KILLING_ALLOWED)
 
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(losses(tmp_path / "run")) == 5
-    whole = configure("whole.yaml", **options, folder=str(tmp_path / "whole"))
-    assert train.main(["--config", str(whole), "--allow", "killing"]) == 0
-    assert train.main(["--config", str(killed), "--allow", "killing", "--resume"]) == 0
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert done.statuses == [status], done.told
+    # Who is asked ends the step, and leaves a checkpoint of it.
+    assert Checkpoint.load(tmp_path / "run" / "last.pt").progress["step"] == left
+    assert (f"train: stopped by {asked}: --resume goes on" in done.told) == (status > 0)
+    done = launcher.start("--config", configure(**options), *KILLING_ALLOWED, "--resume")
+    assert done.statuses == [0], done.told
+    assert losses(tmp_path / "run") == losses(whole["unvalidated"])
     assert len(losses(tmp_path / "run")) == 9
-    means = [
-        [line["loss"] for line in lines(tmp_path / name, "epoch")] for name in ("run", "whole")
-    ]
-    assert means[0] == pytest.approx(means[1], rel=1e-12)
+    assert means(tmp_path / "run") == pytest.approx(means(whole["unvalidated"]), rel=1e-12)
 
 
-def test_a_run_that_ended_before_its_validation_validates_once(
-    train: ModuleType, configure: Configure, archive: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.syspath_prepend(str(archive))
-    # The checkpoint is of the third step, the last of its epoch; the fourth call is a validation.
-    loss = {
-        "_target_": "killing.KillingLoss", "at": 4, "flag": str(tmp_path / "killed"),
-        "signal": "SIGINT", "to_onehot_y": True, "softmax": True,
+@pytest.mark.parametrize("asked", ["SIGKILL", "SIGTERM"])
+def test_a_run_that_was_ended_in_a_validation_validates_once(
+    launcher: Launcher, configure: Configure, tmp_path: Path, whole: dict[str, Path], asked: str
+) -> None:
+    # Three steps are an epoch; the fourth call is of the first validation.
+    options = {
+        "loss": killing(tmp_path, at=4, signal=asked), "checkpoint_every": 100,
+        "scheduler": HALVING,
     }  # fmt: skip
-    options: dict[str, Any] = {"loss": loss, "checkpoint_every": 3}
     ended = configure(**options)
-    assert train.main(["--config", str(ended), "--allow", "killing"]) == 130
+    launcher.start("--config", ended, *KILLING_ALLOWED)
     assert len(losses(tmp_path / "run")) == 3
+    assert not lines(tmp_path / "run", "epoch")
 
-    assert train.main(["--config", str(ended), "--allow", "killing", "--resume"]) == 0
+    assert launcher.start("--config", ended, *KILLING_ALLOWED, "--resume").statuses == [0]
 
-    whole = configure("whole.yaml", **options, folder=str(tmp_path / "whole"))
-    assert train.main(["--config", str(whole), "--allow", "killing"]) == 0
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-    epochs = [lines(tmp_path / name, "epoch") for name in ("run", "whole")]
-    assert [line["scores"] for line in epochs[0]] == [line["scores"] for line in epochs[1]]
-    assert len(epochs[0]) == 2
+    assert losses(tmp_path / "run") == losses(whole["validated"])
+    assert lines(tmp_path / "run", "epoch") == lines(whole["validated"], "epoch")
+    assert len(lines(tmp_path / "run", "epoch")) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -263,47 +311,77 @@ def test_a_run_that_is_extended_is_the_longer_run(
 
 # --- two ranks ------------------------------------------------------------------------------------
 
+RANK_LOGS = ("log.jsonl", "log.rank1.jsonl")
 
-def test_two_ranks_see_disjoint_samples_and_together_all_for_any_number_of_workers(
-    train: ModuleType, configure: Configure, archive: Path, tmp_path: Path
-) -> None:
-    # Of the smaller part, so that each rank has one stack of two: "repeat" gives none twice.
-    data = {
-        "archive": str(archive / "archive"), "split": str(archive / "split.json"),
-        "train": "val", "validate_on": None,
-    }  # fmt: skip
-    config = configure(data=data, workers=1, epochs=2)
+
+@pytest.fixture(scope="module")
+def together(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks of torchrun make of five stacks in two epochs, with a worker each."""
+    folder = tmp_path_factory.mktemp("together")
+    path = folder / "config.yaml"
+    data = unvalidated(archive, split="all.json")
+    settings = settings_of(archive, folder) | {"data": data, "workers": 1}
+    path.write_text(yaml.safe_dump(settings))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-        str(SCRIPT), "--config", str(config),
+        str(SCRIPT), "--config", str(path),
     ]  # fmt: skip
-
     done = subprocess.run(command, capture_output=True, check=False, text=True)
-
     assert done.returncode == 0, done.stderr
-    ranks = [lines(tmp_path / "run", "step", name) for name in ("log.jsonl", "log.rank1.jsonl")]
-    stacks = dd.Split.load(archive / "split.json").stacks(
-        dd.plan_stacks(dd.open_catalog(tmp_path / "run" / "archive.catalog")), "val"
-    )
+    return folder / "run"
+
+
+def test_two_ranks_see_disjoint_samples_and_together_all(together: Path) -> None:
+    known = dd.plan_stacks(dd.open_catalog(together / "archive.catalog")).stacks
+
     for epoch in range(2):
-        seen = [
-            {name.split(" at ")[0] for line in rank if line["epoch"] == epoch
-             for name in line["samples"]}
-            for rank in ranks
+        visits = [
+            [line["samples"][0].split(" at ")[0] for line in lines(together, "step", name)
+             if line["epoch"] == epoch]
+            for name in RANK_LOGS
         ]  # fmt: skip
-        assert not seen[0] & seen[1]
-        assert seen[0] | seen[1] == {stack.id for stack in stacks}
-    # Alone, without workers: the same patches of the same stacks.
-    alone = configure("alone.yaml", data=data, epochs=2, folder=str(tmp_path / "alone"))
-    assert train.main(["--config", str(alone)]) == 0
-    together = {
-        (line["epoch"], name) for rank in ranks for line in rank for name in line["samples"]
-    }
-    one = {
-        (line["epoch"], name) for line in lines(tmp_path / "alone", "step")
-        for name in line["samples"]
-    }  # fmt: skip
-    assert together == one
+
+        assert [len(each) for each in visits] == [3, 3]
+        assert {*visits[0], *visits[1]} == {stack.id for stack in known}
+        # Of five, one is given twice, so that both have as many steps: the first, at the end.
+        assert {*visits[0]} & {*visits[1]} == {visits[0][0]}
+        assert visits[1][-1] == visits[0][0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_ranks_see_the_same_for_any_number_of_workers(
+    launcher: Launcher, configure: Configure, archive: Path, tmp_path: Path, together: Path,
+    workers: int,
+) -> None:  # fmt: skip
+    config = configure(data=unvalidated(archive, split="all.json"), workers=workers)
+
+    assert launcher.start("--config", config, ranks=2).statuses == [0, 0]
+
+    for name in RANK_LOGS:
+        assert lines(tmp_path / "run", "step", name) == lines(together, "step", name)
+
+
+@pytest.mark.parametrize(
+    ("rank", "asked", "statuses"),
+    [("1", "SIGKILL", [-9, -9]), ("1", "SIGTERM", [143, 143])],
+)
+def test_two_ranks_of_which_one_was_ended_go_on_with_the_same_losses(
+    launcher: Launcher, configure: Configure, archive: Path, tmp_path: Path, together: Path,
+    rank: str, asked: str, statuses: list[int],
+) -> None:  # fmt: skip
+    # The fifth step of six, after the checkpoint of the fourth.
+    loss = killing(tmp_path, at=5, signal=asked, rank=rank)
+    options = {"loss": loss, "data": unvalidated(archive, split="all.json")}
+
+    done = launcher.start("--config", configure(**options), *KILLING_ALLOWED, ranks=2)
+
+    assert done.statuses == statuses, done.told
+    resumed = configure(**options, workers=2)
+    done = launcher.start("--config", resumed, *KILLING_ALLOWED, "--resume", ranks=2)
+    assert done.statuses == [0, 0], done.told
+    for name in RANK_LOGS:
+        assert lines(tmp_path / "run", "step", name) == lines(together, "step", name)
+    assert means(tmp_path / "run") == pytest.approx(means(together), rel=1e-12)
 
 
 # --- other labels ---------------------------------------------------------------------------------
@@ -347,6 +425,124 @@ def test_cases_are_classified_by_a_table(
     assert 0 <= lines(tmp_path / "run", "epoch")[-1]["accuracy"] <= 1
 
 
+# --- classes that overlap, several outputs, int16 -------------------------------------------------
+
+TINY_UNET: dict[str, Any] = {
+    "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2,
+    "channels": [4, 8], "strides": [2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("segments", "loss"),
+    [
+        # The organ's bright middle is a class within the organ.
+        ({"organ": "Organ", "core": "Core"}, {"_target_": "DiceFocalLoss", "gamma": 0.0}),
+        ({"core": "Core"}, {"_target_": "DiceCELoss"}),
+    ],
+)
+def test_classes_that_overlap_are_learned_in_channels(
+    train: ModuleType, configure: Configure, nested: Path, tmp_path: Path,
+    segments: dict[str, str], loss: dict[str, Any],
+) -> None:  # fmt: skip
+    labels = {"kind": "SEG", "folder": str(nested), "segments": segments, "overlap": "channels"}
+    config = configure(
+        labels=labels, loss={**loss, "sigmoid": True}, transforms=[], epochs=10,
+        network={**TINY_UNET, "out_channels": len(segments), "norm": None},
+        optimizer={"_target_": "Adam", "lr": 0.03}, checkpoint_every=100, validate_every=10,
+    )  # fmt: skip
+
+    assert train.main(["--config", str(config)]) == 0
+
+    scores = lines(tmp_path / "run", "epoch")[-1]["scores"]
+    assert set(scores["dice"]) == set(segments)
+    assert scores["dice"]["core"] > 0.5
+
+
+@pytest.fixture(scope="module")
+def nested(archive: Path) -> Path:
+    """Segmentations of which one class lies within the other."""
+    folder = archive / "nested"
+    folder.mkdir()
+    plan = dd.plan_stacks(dd.scan(archive / "archive", progress=False))
+    for stack in plan.stacks:
+        organ = dd.read_volume(stack).voxels > 250
+        core = organ.copy()
+        core[:3] = False
+        masks = np.stack([organ, core])
+        dd.write_segmentation(folder / f"{stack.patient_id}.dcm", masks, stack, ["Organ", "Core"])
+    return folder
+
+
+def test_a_network_of_several_outputs_learns_from_all_of_them(
+    train: ModuleType, configure: Configure, tmp_path: Path
+) -> None:
+    network = {
+        "_target_": "DynUNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2,
+        "kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2],
+        "filters": [2, 4, 8], "deep_supervision": True, "deep_supr_num": 1,
+    }  # fmt: skip
+    loss = {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True}
+    deep = {"_target_": "DeepSupervisionLoss", "loss": loss}
+
+    assert train.main(["--config", str(configure(network=network, loss=deep, epochs=1))]) == 0
+
+    assert len(losses(tmp_path / "run")) == 3
+    assert set(lines(tmp_path / "run", "epoch")[0]["scores"]["dice"]) == {"background", "organ"}
+
+
+def test_int16_that_is_made_float32_on_the_device_gives_the_same_losses(
+    train: ModuleType, configure: Configure, tmp_path: Path
+) -> None:
+    flip = {"_target_": "RandFlipd", "keys": ["image", "label"], "prob": 0.5, "spatial_axis": 0}
+    # Larger than the volumes: padding is windowed too.
+    patches = {"size": [12, 8, 20], "foreground": 0.5}
+    options = {"transforms": [flip], "patches": patches}
+    assert train.main(["--config", str(configure(**options))]) == 0
+
+    whole = configure("int16.yaml", **options, upload="int16", folder=str(tmp_path / "int16"))
+    assert train.main(["--config", str(whole)]) == 0
+
+    assert losses(tmp_path / "int16") == losses(tmp_path / "run")
+    assert lines(tmp_path / "int16", "epoch") == lines(tmp_path / "run", "epoch")
+
+
+def test_int16_that_a_transform_has_made_float_is_refused(
+    train: ModuleType, configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refused(train, capsys, "--config", configure(upload="int16"))
+
+    assert "upload: int16 was asked for, and a transform has made torch.float32" in told
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("upload", ["float32", "int16"])
+def test_the_same_script_trains_on_a_gpu_from_pinned_memory(
+    train: ModuleType, configure: Configure, tmp_path: Path, upload: str
+) -> None:
+    options = {"transforms": [], "precision": "float32", "workers": 2, "upload": upload}
+    here = configure(**options, epochs=1)
+    assert train.main(["--config", str(here)]) == 0
+    there = configure(
+        "gpu.yaml", **options, epochs=1, device="cuda", folder=str(tmp_path / "gpu")
+    )  # fmt: skip
+
+    assert train.main(["--config", str(there)]) == 0
+
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "run"), rel=0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_batches_come_in_pinned_memory_where_there_is_a_gpu(
+    train: ModuleType, configure: Configure
+) -> None:
+    settings = load_settings(configure(), TrainingSettings)
+    with train.join_ranks("cuda") as ranks:
+        loader = train.make_loader(settings, ranks, [], None)
+
+    assert loader.pin_memory
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -359,6 +555,16 @@ def test_a_run_that_is_there_is_not_overwritten(
     told = refused(train, capsys, "--config", config)
 
     assert "last.pt: a run is there: --resume goes on with it" in told
+
+
+def test_a_folder_that_cannot_be_made_is_told_by_name(
+    train: ModuleType, configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").touch()
+
+    told = refused(train, capsys, "--config", configure(folder=str(tmp_path / "taken")))
+
+    assert "taken: no folder: File exists" in told
 
 
 def test_a_run_is_not_resumed_with_another_split_catalog_or_setting(
@@ -430,7 +636,7 @@ def test_a_network_of_other_classes_is_refused(
 
     told = refused(train, capsys, "--config", configure(network=network))
 
-    assert "network: its output is (2, 1, 8, 8, 4), expected (2, 2, 8, 8, 4)" in told
+    assert "network UNet: its output is (2, 1, 8, 8, 4), expected (2, 2, 8, 8, 4)" in told
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
@@ -463,6 +669,6 @@ def test_the_settings_that_are_shipped_are_valid(train: ModuleType, name: str) -
     settings = load_settings(PROJECT / "configs" / name, TrainingSettings)
 
     ranks = train.Ranks(0, 1, torch.device("cpu"))
-    assert train.make_learner(settings, ranks, ()).classes == settings.labels.class_names
+    assert train.make_learner(settings, ranks, ()).targets.classes == settings.labels.class_names
     for transforms in (settings.transforms, settings.validation_transforms):
         assert len(train.build_transforms(transforms).transforms) == len(transforms)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,9 +13,20 @@ from monai.transforms import Compose, RandFlipd
 
 from dicomdata.config import load_settings
 from dicomdata.config.training import TrainingSettings
-from dicomdata.errors import ConfigError
-from dicomdata.training import Checkpoint, Ranks, Records, build, build_transforms
-from dicomdata.training.loop import Scores, choose_precision
+from dicomdata.errors import ConfigError, FileError
+from dicomdata.training import (
+    Checkpoint,
+    Learner,
+    Ranks,
+    Records,
+    Scores,
+    Targets,
+    build,
+    build_transforms,
+    choose_precision,
+    remove_partials,
+)
+from dicomdata.training.targets import check_activation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +128,162 @@ def test_a_package_is_allowed_by_who_starts_the_program(
         build({"_target_": "own_networks.Ow"}, "network", allowed=["own_networks"])
 
 
+# --- loss and labels ------------------------------------------------------------------------------
+
+CLASSES = Targets(("background", "organ"))
+CHANNELS = Targets(("organ", "core"), overlapping=True)
+ONE_CHANNEL = Targets(("organ",), overlapping=True)
+
+
+@pytest.mark.parametrize(
+    ("targets", "loss"),
+    [
+        (CLASSES, {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True}),
+        (CLASSES, {"_target_": "DiceLoss", "to_onehot_y": True, "sigmoid": True}),
+        (CLASSES, {"_target_": "DiceFocalLoss", "to_onehot_y": True, "softmax": True}),
+        (CLASSES, {"_target_": "GeneralizedDiceFocalLoss", "to_onehot_y": True, "softmax": True}),
+        (CLASSES, {"_target_": "CrossEntropyLoss"}),
+        (CHANNELS, {"_target_": "DiceLoss", "sigmoid": True}),
+        (CHANNELS, {"_target_": "DiceFocalLoss", "sigmoid": True, "gamma": 0.0}),
+        (CHANNELS, {"_target_": "DiceCELoss", "sigmoid": True, "lambda_ce": 0.0}),
+        (CHANNELS, {"_target_": "TverskyLoss", "sigmoid": True}),
+        (CHANNELS, {"_target_": "FocalLoss"}),
+        (CHANNELS, {"_target_": "BCEWithLogitsLoss"}),
+        (ONE_CHANNEL, {"_target_": "DiceCELoss", "sigmoid": True}),
+        (ONE_CHANNEL, {"_target_": "BCEWithLogitsLoss"}),
+    ],
+)
+def test_a_loss_of_the_same_form_as_the_labels_is_lowest_where_all_is_right(
+    targets: Targets, loss: dict[str, Any]
+) -> None:
+    made = build(loss, "loss")
+    count = len(targets.classes)
+    truth = torch.zeros(1, count, 2, 4, 4)
+    truth[:, -1, :, 1:3, 1:3] = 1
+    truth[:, 0] = truth[:, -1] if targets.overlapping else 1 - truth[:, -1]
+    label = truth if targets.overlapping else truth.argmax(1, keepdim=True)
+
+    targets.check_loss(made)
+
+    wanted = targets.prepare(label, made)
+    right = float(made(40 * truth - 20, wanted))
+    assert right == pytest.approx(0, abs=1e-3)
+    for channel in range(count):
+        for voxel in (0, 5):
+            output = 40 * truth - 20
+            output[0, channel].view(-1)[voxel] *= -1
+            assert float(made(output, wanted)) > right
+
+
+@pytest.mark.parametrize(
+    ("targets", "loss", "told"),
+    [
+        (CHANNELS, {"_target_": "DiceLoss", "softmax": True}, "softmax: true is for classes that"),
+        (CHANNELS, {"_target_": "DiceLoss", "to_onehot_y": True, "sigmoid": True}, "to_onehot_y"),
+        # Its cross entropy is that of one class a voxel, whatever it is told.
+        (CHANNELS, {"_target_": "DiceCELoss", "sigmoid": True}, "its cross entropy is of classes"),
+        (CHANNELS, {"_target_": "FocalLoss", "use_softmax": True}, "softmax: true"),
+        (CHANNELS, {"_target_": "CrossEntropyLoss"}, "CrossEntropyLoss is for classes that"),
+        (CHANNELS, {"_target_": "NACLLoss", "classes": 2, "dim": 3}, "CrossEntropyLoss is for"),
+        (CHANNELS, {"_target_": "DiceLoss", "sigmoid": True, "include_background": False},
+         "leaves out the first channel"),
+        (ONE_CHANNEL, {"_target_": "DiceCELoss", "softmax": True}, "softmax: true"),
+        (CLASSES, {"_target_": "DiceCELoss", "softmax": True}, "to_onehot_y: true"),
+        (CLASSES, {"_target_": "DiceLoss", "sigmoid": True}, "to_onehot_y: true"),
+        (CLASSES, {"_target_": "BCEWithLogitsLoss"}, "labels.overlap: channels"),
+        # PyTorch would broadcast numbers of classes to all channels.
+        (CLASSES, {"_target_": "MSELoss"}, "compares each output with a number of its own"),
+        (CLASSES, {"_target_": "DeepSupervisionLoss", "loss": {"_target_": "CrossEntropyLoss"}},
+         "takes no CrossEntropyLoss: DiceCELoss with lambda_dice: 0"),
+    ],
+)  # fmt: skip
+def test_a_loss_of_another_form_than_the_labels_is_refused(
+    targets: Targets, loss: dict[str, Any], told: str
+) -> None:
+    made = build(loss, "loss")
+
+    with pytest.raises(ConfigError, match=told):
+        targets.check_loss(made)
+
+
+def test_a_loss_that_takes_no_probabilities_of_numbers_is_refused() -> None:
+    loss = build({"_target_": "DiceLoss", "to_onehot_y": True}, "loss")
+
+    check_activation(loss, torch.rand(1, 2, 2, 2, 2))  # a network that ends in a softmax
+    with pytest.raises(ConfigError, match="no probabilities: -1 to 3"):
+        check_activation(loss, torch.tensor([-1.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("targets", "label", "told"),
+    [
+        (CLASSES, torch.full((1, 1, 2, 2, 2), 0.4), "label: holds 0.4, .* mode: nearest"),
+        (CLASSES, torch.full((1, 1, 2, 2, 2), 2.0), "label: holds 2, expected whole numbers"),
+        (CHANNELS, torch.full((1, 2, 2, 2, 2), 0.4), "label: holds 0.4"),
+        (CHANNELS, torch.ones(1, 1, 2, 2, 2), r"has shape \(1, 1, 2, 2, 2\), expected \(1, 2,"),
+        (CLASSES, torch.ones(1, 1, 2, 2, 4), r"keys: \[image, label\]"),
+    ],
+)
+def test_a_label_that_a_transform_made_something_else_of_is_refused(
+    targets: Targets, label: torch.Tensor, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        targets.check_label(label, torch.zeros(1, 1, 2, 2, 2))
+
+
+def test_classes_that_overlap_are_counted_each_by_itself() -> None:
+    # Four voxels: of both classes, of the first, of the second, of none. The last output is 0,
+    # a probability of one half: found.
+    label = torch.tensor([[[1.0, 1, 0, 0], [1, 0, 1, 0]]])
+    output = torch.tensor([[[5.0, 5, -5, -5], [5, 5, 5, 0]]])
+
+    counts, voxels = CHANNELS.count(output, label)
+
+    assert counts.tolist() == [[2, 2], [2, 2], [2, 4]]
+    assert voxels.tolist() == [2, 4]
+
+
+def learner_of(network: torch.nn.Module, loss: dict[str, Any]) -> Learner:
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    return Learner(network, build(loss, "loss"), optimizer, None, ranks, CLASSES, "float32")
+
+
+class Twice(torch.nn.Conv3d):
+    """Two outputs, in evaluation too."""
+
+    def forward(self, image: torch.Tensor) -> Any:
+        output = super().forward(image)
+        return [output, output[..., ::2, ::2, ::2]]
+
+
+DICE = {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True}
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (DICE, "gives 2 outputs .* DeepSupervisionLoss"),
+        ({"_target_": "DeepSupervisionLoss", "loss": DICE}, "gives 2 outputs in evaluation too"),
+    ],
+)
+def test_several_outputs_are_refused_where_nothing_says_what_they_are_for(
+    loss: dict[str, Any], told: str
+) -> None:
+    batch = {"image": torch.rand(1, 1, 4, 4, 4), "label": torch.zeros(1, 1, 4, 4, 4)}
+
+    with pytest.raises(ConfigError, match=told):
+        learner_of(Twice(1, 2, 1), loss).learn(batch)
+
+
+def test_what_a_network_cannot_take_is_told_with_its_shape() -> None:
+    network = build({**UNET, "channels": [2, 4, 8], "strides": [2, 2]}, "network")
+    batch = {"image": torch.rand(1, 1, 5, 5, 5), "label": torch.zeros(1, 1, 5, 5, 5)}
+
+    with pytest.raises(ConfigError, match=r"network UNet, given \(1, 1, 5, 5, 5\): RuntimeError"):
+        learner_of(network, DICE).learn(batch)
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 BASE = """
@@ -152,6 +321,10 @@ def test_a_misspelt_setting_is_refused_with_the_nearest(
         ("{kind: SEG}", "labels of kind SEG need segments"),
         ("{kind: SEG, segments: {a: b}, table: x}", "labels of kind SEG know no table"),
         ("{kind: files, segments: {a: b}}", "labels of kind files need a table"),
+        (
+            f"{{kind: SEG, overlap: channels, segments: {dict.fromkeys('abcdefghijklmnop', 'x')}}}",
+            "16 segments with overlap: channels: expected 15 at most",
+        ),
         ("{kind: cases, table: x, classes: [a]}", "labels of kind cases need two classes"),
         ("{kind: cases, table: x, segments: {a: b}}", "labels of kind cases know no segments"),
     ],
@@ -205,6 +378,43 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None
         Checkpoint.load(tmp_path / "last.pt")
 
 
+def test_a_checkpoint_with_a_damaged_number_is_refused(tmp_path: Path) -> None:
+    checkpoint_of(torch.arange(1000.0)).save(tmp_path / "last.pt")
+    content = bytearray((tmp_path / "last.pt").read_bytes())
+    content[len(content) // 2] ^= 0x40
+    (tmp_path / "last.pt").write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"last\.pt: no checkpoint: .* checksum"):
+        Checkpoint.load(tmp_path / "last.pt")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    checkpoint_of(torch.zeros(1)).save(tmp_path / "last.pt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(FileError, match=r"last\.pt: cannot be written"):
+            checkpoint_of(torch.zeros(100_000)).save(tmp_path / "last.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert Checkpoint.load(tmp_path / "last.pt").state["weight"].shape == (1,)
+
+
+def test_what_a_killed_run_began_to_write_is_removed(tmp_path: Path) -> None:
+    for name in ("last.pt", "last.pt.0123abcd.partial", "of mine.partial"):
+        (tmp_path / name).touch()
+
+    remove_partials(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "of mine.partial"]
+
+
+def checkpoint_of(weight: torch.Tensor) -> Checkpoint:
+    return Checkpoint({"weight": weight}, {"seed": 1, "epoch": 0, "done": 0}, {"step": 1}, {})
+
+
 def test_a_checkpoint_of_other_weights_alone_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "last.pt")
 
@@ -233,11 +443,41 @@ def test_records_go_on_without_the_steps_that_are_taken_again(tmp_path: Path) ->
     assert '"loss": 2.0' in lines[-1]
 
 
+def test_long_work_is_not_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomdata.training.records._QUIET", 0.0)
+    with Records(tmp_path, Ranks(0, 1, torch.device("cpu"))) as records:
+        records.begin(step=0, epoch=0)
+        for step in records.track(range(1, 3), total=2, what="epoch 0"):
+            records.add_step(epoch=0, step=step, loss=0.5, samples=["a"])
+        for _ in records.track("ab", total=2, what="validation"):
+            pass
+
+    assert capsys.readouterr().err.splitlines() == [
+        "train: epoch 0: 1 of 2, loss 0.5000", "train: epoch 0: 2 of 2, loss 0.5000",
+        "train: validation: 1 of 2", "train: validation: 2 of 2",
+    ]  # fmt: skip
+
+
+def test_a_terminal_is_shown_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", shown := Terminal())
+    with Records(tmp_path, Ranks(0, 1, torch.device("cpu"))) as records:
+        given = list(records.track("ab", total=2, what="validation"))
+
+    assert given == ["a", "b"]
+    assert "validation" in shown.getvalue()
+
+
 def test_scores_count_voxels_by_class() -> None:
     # Two voxels of class 0 of which one was found as 1; one of class 1, found.
     counts = torch.tensor([[1.0, 1, 0], [2, 1, 0], [1, 2, 0]])
 
-    scores = Scores.of(torch.tensor([3.0, 2]), counts, ("background", "organ", "absent"))
+    scores = Scores.of(torch.tensor([3.0, 2, 2, 3]), counts, ("background", "organ", "absent"))
 
     assert scores.loss == 1.5
     assert scores.accuracy == pytest.approx(2 / 3)

@@ -18,10 +18,16 @@ Count = Annotated[int, Field(ge=1)]
 Component = dict[str, Any]
 """``_target_``, the name of a class, and the arguments that it is called with."""
 
+MOST_CHANNELS = 15
+"""Classes that may overlap: caches keep a bit of 16 for each, without the sign."""
+
+_OF_MASKS = {"segments", "missing", "overlap", "several", "resample", "outside"}
+"""Settings of labels that are masks."""
+
 _OF_KIND = {
-    "SEG": {"folder", "segments", "missing", "overlap", "resample", "by_images"},
-    "RTSTRUCT": {"folder", "segments", "missing", "overlap", "resample", "by_images"},
-    "files": {"table", "column", "key", "by", "segments", "missing", "overlap", "resample"},
+    "SEG": {"folder", "by_images", *_OF_MASKS},
+    "RTSTRUCT": {"folder", "by_images", *_OF_MASKS},
+    "files": {"table", "column", "key", "by", *_OF_MASKS},
     "cases": {"table", "column", "key", "by", "classes"},
 }
 """Kind of labels -> the settings that it knows."""
@@ -101,11 +107,19 @@ class LabelSettings(Settings):
     missing: Literal["error", "empty"] = "error"
     """What to do where a label has no segment of a class."""
 
-    overlap: Literal["reject", "last"] = "reject"
-    """What to do where segments overlap."""
+    overlap: Literal["reject", "last", "channels"] = "reject"
+    """What to do where classes overlap: refuse, let the last of them win, or learn each in a
+    channel of its own, without a background."""
+
+    several: Literal["reject", "union", "newest"] = "reject"
+    """What to do where two labels of a stack have one class: refuse, take what either has, or what
+    the newest has."""
 
     resample: bool = False
     """Whether labels on other voxels are resampled to the nearest."""
+
+    outside: Literal["reject", "drop"] = "reject"
+    """What to do where a class lies partly outside its stack: refuse, or leave that out."""
 
     by_images: bool = False
     """Whether the images that a label names are believed over its frame of reference."""
@@ -123,12 +137,20 @@ class LabelSettings(Settings):
             raise ValueError(f"labels of kind {self.kind} need segments: a pattern for each class")
         if "classes" in known and len(self.classes) < 2:
             raise ValueError(f"labels of kind {self.kind} need two classes or more")
+        if self.overlap == "channels" and len(self.segments) > MOST_CHANNELS:
+            raise ValueError(
+                f"{len(self.segments)} segments with overlap: channels: expected {MOST_CHANNELS} "
+                f"at most"
+            )
         return self
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the outputs of the network are, in order."""
-        return self.classes if self.kind == "cases" else ("background", *self.segments)
+        if self.kind == "cases":
+            return self.classes
+        background = () if self.overlap == "channels" else ("background",)
+        return (*background, *self.segments)
 
 
 class PatchSettings(Settings):
@@ -192,6 +214,10 @@ class TrainingSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the network's arithmetic; "auto" is 16 bits on a GPU, and float32 without."""
+
+    upload: Literal["float32", "int16"] = "float32"
+    """How images go to the GPU: int16 is half as much to prepare and to copy, and the window is
+    taken there. Transforms then see whole numbers in output units."""
 
     deterministic: bool = False
     """Whether a GPU takes only ways that always give the same, which are slower."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import secrets
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -82,6 +85,16 @@ class Checkpoint:
         """
         source = os.fspath(path)
         try:
+            # PyTorch itself does not look at the checksums that it writes.
+            with ZipFile(source) as archive:
+                damaged = archive.testzip()
+        except OSError as error:
+            raise FileError(f"{source}: cannot be read: {error.strerror or error}") from error
+        except (BadZipFile, EOFError, RuntimeError, ValueError, zlib.error) as error:
+            raise ConfigError(f"{source}: no checkpoint: {error}") from error
+        if damaged is not None:
+            raise ConfigError(f"{source}: no checkpoint: {damaged} in it is damaged: checksum")
+        try:
             content = torch.load(source, map_location="cpu", weights_only=True)
         except OSError as error:
             raise FileError(f"{source}: cannot be read: {error.strerror or error}") from error
@@ -115,6 +128,14 @@ class Checkpoint:
                     f"{_short(before)}, and it is {_short(now)}: change it back, or start another "
                     f"run"
                 )
+
+
+def remove_partials(folder: str | os.PathLike[str]) -> None:
+    """Remove checkpoints that a run began to write when it was killed."""
+    for name in os.listdir(folder):
+        if re.fullmatch(r".*\.pt\.[0-9a-f]{8}\.partial", name):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
 
 
 def fingerprint_of_stacks(parts: Mapping[str, Iterable[Stack]]) -> str:

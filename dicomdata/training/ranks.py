@@ -51,6 +51,14 @@ class Ranks:
             torch.distributed.all_reduce(summed)
         return summed.cpu()
 
+    def highest(self, value: int) -> int:
+        """Give the highest of what all ranks have, in each of them."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        return int(shared)
+
 
 @contextmanager
 def join_ranks(device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Ranks]:

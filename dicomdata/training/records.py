@@ -10,14 +10,19 @@ import json
 import os
 import sys
 import time
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
+from dicomdata.catalog.progress import track
 from dicomdata.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from torch.utils.tensorboard import SummaryWriter
 
     from dicomdata.training.ranks import Ranks
+
+T = TypeVar("T")
 
 _QUIET = 5.0
 """Seconds between two lines on stderr within an epoch."""
@@ -46,6 +51,7 @@ class Records:
         self._file: IO[str] | None = None
         self._writer: SummaryWriter | None = None
         self._told = time.monotonic()
+        self._last = ""
 
     def __enter__(self) -> Self:
         return self
@@ -83,8 +89,7 @@ class Records:
         """Tell of one step."""
         self._write(kind="step", epoch=epoch, step=step, loss=loss, samples=samples)
         self._draw(step, {"loss": loss})
-        if time.monotonic() - self._told > _QUIET:
-            self.say(f"epoch {epoch}, step {step}: loss {loss:.4f}")
+        self._last = f", loss {loss:.4f}"
 
     def add_epoch(self, *, epoch: int, step: int, loss: float, **more: Any) -> None:
         """Tell of one epoch, whose number is from 0."""
@@ -100,10 +105,32 @@ class Records:
         if self.ranks.first:
             print(f"train: {text}", file=sys.stderr, flush=True)  # noqa: T201 - a program's own voice
 
+    def track(self, things: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+        """Give things one by one, and tell how many there were: long work is not silent.
+
+        A bar on a terminal, elsewhere a line every few seconds, with the last loss.
+
+        Args:
+            things: what is waited for.
+            total: how many there will be.
+            what: what is done, "validation".
+        """
+        self._last = ""
+        if self.ranks.first and sys.stderr.isatty():
+            yield from track(things, total=total, show=True, what=what)
+            return
+        for number, thing in enumerate(things, 1):
+            yield thing
+            if time.monotonic() - self._told > _QUIET:
+                self.say(f"{what}: {number} of {total}{self._last}")
+
     def _write(self, **line: Any) -> None:
         if self._file is None:
             raise RuntimeError("records are written after begin()")
-        self._file.write(json.dumps(line) + "\n")
+        try:
+            self._file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise FileError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def _draw(self, step: int, values: dict[str, float]) -> None:
         if self._writer is not None:
