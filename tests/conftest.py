@@ -7,16 +7,21 @@ All other tests need nothing but the package.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import multiprocessing
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from prepared_python import PreparedPython
 
 import dicomdata as dd
+from dicomdata.testing.phantoms import write_series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +42,10 @@ _PROFILE = os.environ.get("DICOMDATA_PROFILE") or "default"
 settings.load_profile(_PROFILE)
 
 
+# Workers of a fork server import their part of a test alone; what takes seconds is there already.
+multiprocessing.set_forkserver_preload(["monai.data", "monai.transforms", "pytest", "torch"])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "unaccounted: files change between scan and plan, so no account can hold"
@@ -46,6 +55,18 @@ def pytest_configure(config: pytest.Config) -> None:
         "corpus(*kinds, largest=None): run once for each real series of these kinds, as `entry`; "
         "series of more than `largest` bytes wait for the thorough profile",
     )
+
+
+def pytest_unconfigure() -> None:
+    """Keep what ITK's SWIG bindings share when Python ends.
+
+    Giving it back makes a type that Python warns of, when pytest's filters are gone: a line on
+    stderr, after the closing line of pytest by which a log is judged.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith("swig_runtime_data"):
+            shared = ctypes.py_object(getattr(module, "type_pointer_capsule", None))
+            ctypes.pythonapi.Py_IncRef(shared)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -84,6 +105,22 @@ def planned() -> Callable[..., dd.StackPlan]:
         return plan
 
     return plan
+
+
+@pytest.fixture(scope="session")
+def prepared_python() -> Iterator[PreparedPython]:
+    """A Python for programs that would take seconds to import what they need."""
+    python = PreparedPython()
+    yield python
+    python.close()
+
+
+@pytest.fixture
+def stacks(tmp_path: Path, planned: Callable[..., dd.StackPlan]) -> list[dd.Stack]:
+    """Three stacks below `archive`, in the order of their series; a module may have others."""
+    for name in ("one", "two", "three"):
+        write_series(tmp_path / "archive" / name, seed=name)
+    return list(planned(tmp_path / "archive").stacks)
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from cache_folder import entries, leftovers
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -72,24 +73,8 @@ class TestSmallDiskCache(CacheContract):
 
 
 @pytest.fixture
-def stacks(tmp_path: Path) -> list[Stack]:
-    """Three stacks, in the order of their series."""
-    for name in ("one", "two", "three"):
-        write_series(tmp_path / "archive" / name, seed=name)
-    return list(plan_stacks(scan(tmp_path / "archive", progress=False)).stacks)
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache"
-
-
-def entries(folder: Path) -> list[Path]:
-    return sorted((folder / "volumes").iterdir())
-
-
-def leftovers(folder: Path) -> list[Path]:
-    return [*(folder / "partial").iterdir(), *(folder / "locks").iterdir()]
 
 
 # --- both ---------------------------------------------------------------------------------------

@@ -17,22 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from cache_folder import entries, leftovers
 from torch.utils.data import DataLoader
 
 from dicomdata.cache import DiskCache, MemoryCache
 from dicomdata.cache.background import Background
-from dicomdata.catalog import scan
 from dicomdata.dataset import GridPatches, PatchDataset
 from dicomdata.errors import CacheError, DicomDataWarning, PixelError
 from dicomdata.regions import Region
-from dicomdata.stack import Stack, plan_stacks
 from dicomdata.testing.contracts import (
     CacheContract,
     assert_same_volume,
     count_reads,
     logged_read,
 )
-from dicomdata.testing.phantoms import write_series
 from dicomdata.volume import Volume, read_volume
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dicomdata.cache import VolumeCache
+    from dicomdata.stack import Stack
 
 BOX = Region(slice(1, 3), slice(1, 3), slice(2, 5))
 
@@ -67,23 +66,8 @@ class TestBackgroundDiskCache(CacheContract):
 
 
 @pytest.fixture
-def stacks(tmp_path: Path) -> list[Stack]:
-    for name in ("one", "two", "three"):
-        write_series(tmp_path / "archive" / name, seed=name)
-    return list(plan_stacks(scan(tmp_path / "archive", progress=False)).stacks)
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache"
-
-
-def entries(folder: Path) -> list[Path]:
-    return sorted((folder / "volumes").iterdir())
-
-
-def leftovers(folder: Path) -> list[Path]:
-    return [*(folder / "partial").iterdir(), *(folder / "locks").iterdir()]
 
 
 class Gate:

@@ -11,10 +11,7 @@ from typer.testing import CliRunner
 
 from dicomdata.cache import DiskCache
 from dicomdata.cache.entry import CHUNK, METADATA
-from dicomdata.catalog import scan
 from dicomdata.cli import app
-from dicomdata.stack import Stack, plan_stacks
-from dicomdata.testing.phantoms import write_series
 from dicomdata.volume import read_volume
 
 if TYPE_CHECKING:
@@ -22,16 +19,11 @@ if TYPE_CHECKING:
 
     from typer.testing import Result
 
+    from dicomdata.stack import Stack
+
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["cache", *map(str, arguments)])
-
-
-@pytest.fixture
-def stacks(tmp_path: Path) -> list[Stack]:
-    for name in ("one", "two", "three"):
-        write_series(tmp_path / "archive" / name, seed=name)
-    return list(plan_stacks(scan(tmp_path / "archive", progress=False)).stacks)
 
 
 @pytest.fixture

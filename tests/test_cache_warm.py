@@ -16,21 +16,14 @@ from typer.testing import CliRunner
 from dicomdata.cache import DiskCache, MemoryCache, NoCache, warm
 from dicomdata.catalog import scan
 from dicomdata.cli import app
-from dicomdata.stack import Stack, plan_stacks
 from dicomdata.testing.contracts import count_reads, logged_read
-from dicomdata.testing.phantoms import write_series
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from typer.testing import Result
 
-
-@pytest.fixture
-def stacks(tmp_path: Path) -> list[Stack]:
-    for name in ("one", "two", "three"):
-        write_series(tmp_path / "archive" / name, seed=name)
-    return list(plan_stacks(scan(tmp_path / "archive", progress=False)).stacks)
+    from dicomdata.stack import Stack
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
 import pytest
+from conftest import CORPUS
 
 import dicomdata as dd
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Planned = Callable[..., dd.StackPlan]
+    PlanOf = Callable[[str], dd.StackPlan]
 
 REFUSALS = {
     "4d": "repeated_position",
@@ -29,6 +32,17 @@ REFUSALS = {
     "rgb": "colour",
 }
 """Kind of entry -> what a refusal says; "" where entries have reasons of their own."""
+
+
+@pytest.fixture(scope="module")
+def plan_of(planned: Planned) -> PlanOf:
+    """Scan and plan an entry of the corpus, once for all tests: they only read."""
+
+    @cache
+    def plan(entry: str) -> dd.StackPlan:
+        return planned(CORPUS / entry)
+
+    return plan
 
 
 def sha1(voxels: NDArray[Any]) -> str:
@@ -68,9 +82,15 @@ def functional_groups(header: pydicom.Dataset, number: int) -> dict[str, Any]:
     return flat
 
 
+@lru_cache(maxsize=1)
+def whole_file(path: str) -> pydicom.Dataset:
+    """Read a file with pydicom, which keeps its pixels decoded: frames of one come in a row."""
+    return pydicom.dcmread(path)
+
+
 def output_units(path: str, number: int) -> NDArray[Any]:
     """Rescale one frame by hand: what pydicom decodes, by what the header says of that frame."""
-    header = pydicom.dcmread(path)
+    header = whole_file(path)
     groups = functional_groups(header, number)
     stored = header.pixel_array
     stored = stored[number] if stored.ndim > 2 else stored
@@ -85,9 +105,9 @@ def output_units(path: str, number: int) -> NDArray[Any]:
 
 @pytest.mark.corpus("volume")
 def test_a_volume_equals_its_reference(
-    entry: dict[str, Any], corpus: Path, planned: Planned
+    entry: dict[str, Any], corpus: Path, plan_of: PlanOf
 ) -> None:
-    plan, reference = planned(corpus / entry["id"]), entry["expected"]
+    plan, reference = plan_of(entry["id"]), entry["expected"]
 
     (stack,) = plan.stacks
     volume = dd.read_volume(stack, padding="keep")
@@ -106,9 +126,9 @@ def test_a_volume_equals_its_reference(
 
 @pytest.mark.corpus("volume", largest=10_000_000)
 def test_int16_equals_float32_or_is_refused_by_name(
-    entry: dict[str, Any], corpus: Path, planned: Planned
+    entry: dict[str, Any], corpus: Path, plan_of: PlanOf
 ) -> None:
-    (stack,) = planned(corpus / entry["id"]).stacks
+    (stack,) = plan_of(entry["id"]).stacks
     expected = dd.read_volume(stack, padding="keep").voxels
     whole = bool(np.all(expected == np.rint(expected)) and np.abs(expected).max() < 2**15)
 
@@ -124,9 +144,9 @@ def test_int16_equals_float32_or_is_refused_by_name(
 
 @pytest.mark.corpus("volume")
 def test_only_ct_is_in_hounsfield_units(
-    entry: dict[str, Any], corpus: Path, planned: Planned
+    entry: dict[str, Any], corpus: Path, plan_of: PlanOf
 ) -> None:
-    (stack,) = planned(corpus / entry["id"]).stacks
+    (stack,) = plan_of(entry["id"]).stacks
 
     header = pydicom.dcmread(stack.paths[0], stop_before_pixels=True)
 
@@ -139,9 +159,9 @@ def test_only_ct_is_in_hounsfield_units(
 
 @pytest.mark.corpus("volume")
 def test_nothing_lies_below_air_once_padding_is_air(
-    entry: dict[str, Any], corpus: Path, planned: Planned
+    entry: dict[str, Any], corpus: Path, plan_of: PlanOf
 ) -> None:
-    (stack,) = planned(corpus / entry["id"]).stacks
+    (stack,) = plan_of(entry["id"]).stacks
     padding = stack.frames[0].kind.padding
     if padding is None or stack.unit != "HU":
         return
@@ -161,9 +181,9 @@ def test_nothing_lies_below_air_once_padding_is_air(
 
 @pytest.mark.corpus(*REFUSALS)
 def test_what_is_no_single_volume_is_refused_by_name_or_right(
-    entry: dict[str, Any], corpus: Path, planned: Planned
+    entry: dict[str, Any], corpus: Path, plan_of: PlanOf
 ) -> None:
-    plan = planned(corpus / entry["id"])
+    plan = plan_of(entry["id"])
 
     refused = [row.reason for row in plan.outcomes if row.outcome == "rejected"]
 
@@ -181,9 +201,9 @@ def test_what_is_no_single_volume_is_refused_by_name_or_right(
 
 @pytest.mark.corpus("nonuniform", "mosaic", "rgb", "not-a-volume")
 def test_what_no_affine_can_place_makes_no_stack(
-    entry: dict[str, Any], corpus: Path, planned: Planned
+    entry: dict[str, Any], corpus: Path, plan_of: PlanOf
 ) -> None:
-    plan = planned(corpus / entry["id"])
+    plan = plan_of(entry["id"])
 
     outcomes = {row.outcome for row in plan.outcomes}
 
@@ -193,9 +213,9 @@ def test_what_no_affine_can_place_makes_no_stack(
 
 @pytest.mark.corpus("4d")
 def test_a_fourth_dimension_is_never_interleaved(
-    entry: dict[str, Any], corpus: Path, planned: Planned
+    entry: dict[str, Any], corpus: Path, plan_of: PlanOf
 ) -> None:
-    plan = planned(corpus / entry["id"])
+    plan = plan_of(entry["id"])
 
     positions = {stack.shape[0] for stack in plan.stacks}
 
@@ -205,10 +225,10 @@ def test_a_fourth_dimension_is_never_interleaved(
 
 @pytest.mark.corpus("multiframe")
 def test_a_multi_frame_file_is_right_or_says_that_it_has_no_place(
-    entry: dict[str, Any], corpus: Path, planned: Planned
+    entry: dict[str, Any], corpus: Path, plan_of: PlanOf, planned: Planned
 ) -> None:
     known = entry["expected"]
-    plan = planned(corpus / entry["id"])
+    plan = plan_of(entry["id"])
     without_place = {row.kind for row in plan.findings} == {"position_missing"}
 
     stacks = planned(corpus / entry["id"], dd.Policy.lenient()).stacks

@@ -8,16 +8,23 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import dicomdata as dd
 from dicomdata.testing.phantoms import write_series
 
+if TYPE_CHECKING:
+    from prepared_python import PreparedPython
+
 STUB = Path(dd.__file__).with_suffix(".pyi")
 """The one list of public names, which type checkers and the package itself read."""
 
-HEAVY = {"torch", "monai", "pydicom", "zarr", "matplotlib", "typer", "SimpleITK", "itk", "pandas"}
+HEAVY = {
+    "torch", "monai", "pydicom", "zarr", "matplotlib", "typer", "SimpleITK", "itk", "pandas",
+    "lightning", "pytorch_lightning",
+}  # fmt: skip
 """What takes a tenth of a second or more to import."""
 
 
@@ -158,27 +165,59 @@ print("ok")
     assert run(program) == "ok\n"
 
 
+EXTRA = "install dicomdata["
+
 IMPORT_EACH = """
-import gc, importlib, os, sys
-# What others wrote is imported once, instead of in every child: cycles are among our own modules.
-import imagecodecs, lazy_loader, matplotlib.figure, monai.data, monai.transforms, numpy, pydantic
-import pydicom, sqlite3, torch, typer, zarr
-gc.disable()  # each child would go through all of that
-for name in sys.argv[1:]:
+import importlib, os, pkgutil, sys
+
+def import_first(name):
+    # Python imports a package before what lies in it. So each package is imported in a child that
+    # has nothing of ours but the packages around it, and what lies in it in children of that one.
     child = os.fork()
-    if not child:
-        try:
-            importlib.import_module(name)
-        except BaseException as error:
-            print(name, repr(error), flush=True)
-        os._exit(0)
-    os.waitpid(child, 0)
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        package = importlib.import_module(name)
+        print(name, flush=True)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", ()), f"{name}."):
+            if module.name in sys.modules:
+                print(module.name, flush=True)
+            else:
+                import_first(module.name)
+    except BaseException as error:
+        print(f"{name}: {error!r}", flush=True)
+    os._exit(0)
+
+import_first("dicomdata")
 """
 
 
-def test_every_module_can_be_imported_first() -> None:
+def test_every_module_can_be_imported_first(
+    prepared_python: PreparedPython, tmp_path: Path
+) -> None:
+    done = prepared_python.run(IMPORT_EACH, folder=tmp_path)
+
     # A cycle shows only from one end.
-    assert run(IMPORT_EACH, *modules()) == ""
+    told = dict(line.partition(": ")[::2] for line in done.stdout.splitlines())
+    # What needs an extra that is not installed names it.
+    failed = {name: error for name, error in told.items() if error and EXTRA not in error}
+    assert failed == {}
+    assert told.keys() >= {"dicomdata", *modules()}
+
+
+def test_without_lightning_its_module_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules.update({"lightning": None, "pytorch_lightning": None})
+import dicomdata as dd
+try:
+    import dicomdata.lightning
+except dd.ConfigError as error:
+    print(error)
+"""
+
+    assert run(program) == ("dicomdata.lightning: needs Lightning: install dicomdata[lightning]\n")
 
 
 def test_names_complete_in_a_shell() -> None:

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import pickle
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from monai.transforms import (
     SpatialPad,
 )
 from torch.utils.data import DataLoader
+from volumes_to_cut import SHAPES, three_volumes, whole, xyz
 
 import dicomdata as dd
 from dicomdata.cache import DiskCache, MemoryCache
@@ -33,15 +33,12 @@ from dicomdata.dataset import SampleIndex
 from dicomdata.testing.phantoms import write_series
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    from prepared_python import PreparedPython
+    from volumes_to_cut import Planned, Triple
+
     from dicomdata.cache import VolumeCache
-
-    Planned = Callable[..., dd.StackPlan]
-    Triple = tuple[int, int, int]
-
-SHAPES: tuple[Triple, ...] = ((9, 12, 14), (7, 11, 10), (5, 16, 8))
 
 OBLIQUE = (0.8, 0.6, 0, 0, 0, -1)
 
@@ -49,20 +46,7 @@ OBLIQUE = (0.8, 0.6, 0, 0, 0, -1)
 @pytest.fixture(scope="module")
 def stacks(tmp_path_factory: pytest.TempPathFactory, planned: Planned) -> tuple[dd.Stack, ...]:
     """Three CT volumes on oblique grids, all larger than a patch of (4, 6, 5)."""
-    root = tmp_path_factory.mktemp("archive")
-    for number, shape in enumerate(SHAPES):
-        write_series(root / str(number), seed=str(number), shape=shape, orientation=OBLIQUE)
-    found = planned(root).stacks
-    return tuple(sorted(found, key=lambda stack: SHAPES.index(stack.shape)))
-
-
-def xyz(places: Any) -> tuple[int, ...]:
-    """Turn (slice, row, column) into MONAI's (x, y, z)."""
-    return tuple(int(place) for place in reversed(list(places)))
-
-
-def whole(stack: dd.Stack) -> Any:
-    return dd.to_metatensor(dd.read_volume(stack))
+    return three_volumes(tmp_path_factory.mktemp("archive"), planned, orientation=OBLIQUE)
 
 
 def cropped(stack: dd.Stack, start: Any, size: Triple) -> Any:
@@ -401,9 +385,9 @@ def epoch_of(loader: DataLoader[Any], sampler: dd.EpochSampler) -> dict[tuple[st
     [
         {"num_workers": 1},
         {"num_workers": 2, "multiprocessing_context": "fork"},
-        {"num_workers": 2, "multiprocessing_context": "spawn", "persistent_workers": True},
+        {"num_workers": 2, "multiprocessing_context": "forkserver", "persistent_workers": True},
     ],
-    ids=["one-worker", "fork", "spawn-persistent"],
+    ids=["one-worker", "fork", "forkserver-persistent"],
 )
 def test_patches_do_not_depend_on_workers(
     stacks: tuple[dd.Stack, ...], options: dict[str, Any]
@@ -494,12 +478,13 @@ print(count, sorted(names) == sorted(stack.paths[first:first + 3]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="bytes are counted by Linux")
-def test_a_patch_opens_its_slices_once_and_reads_only_its_rows(tmp_path: Path) -> None:
-    write_series(tmp_path, shape=(8, 64, 100))
+def test_a_patch_opens_its_slices_once_and_reads_only_its_rows(
+    tmp_path: Path, prepared_python: PreparedPython
+) -> None:
+    write_series(tmp_path / "series", shape=(8, 64, 100))
 
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT_WORK, tmp_path], capture_output=True, text=True, check=True
-    )
+    done = prepared_python.run(COUNT_WORK, tmp_path / "series", folder=tmp_path)
 
     row = 100 * 2
+    assert done.stderr == ""
     assert done.stdout.split() == [str(3 * 10 * row), "True"]

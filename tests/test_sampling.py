@@ -114,9 +114,10 @@ def test_an_index_pickles_with_its_seed_and_epoch() -> None:
     [
         {"num_workers": 1},
         {"num_workers": 2, "multiprocessing_context": "fork"},
-        {"num_workers": 2, "multiprocessing_context": "spawn", "persistent_workers": True},
+        {"num_workers": 1, "multiprocessing_context": "spawn", "persistent_workers": True},
+        {"num_workers": 2, "multiprocessing_context": "forkserver", "persistent_workers": True},
     ],
-    ids=["one-worker", "fork", "spawn-persistent"],
+    ids=["one-worker", "fork", "spawn-persistent", "forkserver-persistent"],
 )
 def test_samples_do_not_depend_on_workers(
     stacks: tuple[dd.Stack, ...], options: dict[str, Any]

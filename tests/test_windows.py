@@ -14,36 +14,18 @@ from hypothesis import strategies as st
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval, sliding_window_inference
 from torch.utils.data import DataLoader
+from volumes_to_cut import three_volumes, whole, xyz
 
 import dicomdata as dd
-from dicomdata.testing.phantoms import write_series
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Planned = Callable[..., dd.StackPlan]
-    Triple = tuple[int, int, int]
-
-SHAPES: tuple[Triple, ...] = ((9, 12, 14), (7, 11, 10), (5, 16, 8))
+    from volumes_to_cut import Planned, Triple
 
 
 @pytest.fixture(scope="module")
 def stacks(tmp_path_factory: pytest.TempPathFactory, planned: Planned) -> tuple[dd.Stack, ...]:
     """Three CT volumes, all larger than a patch of (4, 6, 5)."""
-    root = tmp_path_factory.mktemp("archive")
-    for number, shape in enumerate(SHAPES):
-        write_series(root / str(number), seed=str(number), shape=shape)
-    found = planned(root).stacks
-    return tuple(sorted(found, key=lambda stack: SHAPES.index(stack.shape)))
-
-
-def xyz(places: Any) -> tuple[int, ...]:
-    """Turn (slice, row, column) into MONAI's (x, y, z)."""
-    return tuple(int(place) for place in reversed(list(places)))
-
-
-def whole(stack: dd.Stack) -> Any:
-    return dd.to_metatensor(dd.read_volume(stack))
+    return three_volumes(tmp_path_factory.mktemp("archive"), planned)
 
 
 # --- windows of a grid ----------------------------------------------------------------------------
