@@ -57,6 +57,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the trainings, whose fixtures take longest.
+
+    Of several processes, one that is done takes over the last tests of another: when they share a
+    fixture, both make it.
+    """
+    items.sort(key=lambda item: not item.path.name.startswith(("test_train", "test_whole_loop")))
+
+
 def pytest_unconfigure() -> None:
     """Keep what ITK's SWIG bindings share when Python ends.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 LONGEST_S = 5
-"""Seconds that a reader may take for one file."""
+"""Seconds of a processor that a reader may take for one file, however busy the machine is."""
+
+_LONGEST_WAIT_S = 120
+"""Seconds after which a reader waits for what never comes: the whole time of a busy machine."""
 
 MOST_MEMORY = 256 * 2**20
 """Bytes that reading a file may take beyond what the process had."""
@@ -245,12 +249,14 @@ def serve(connection: Connection) -> None:
         except EOFError:
             return
         before = forget_peak()
+        signal.setitimer(signal.ITIMER_PROF, LONGEST_S)  # which ends the process, even in C
         try:
             answer = Answer(value=doors[what](path))
         except dd.DicomDataError as error:
             answer = Answer(f"{type(error).__name__} {error}", "MemoryError" not in str(error))
         except BaseException as error:  # noqa: BLE001
             answer = Answer(f"{type(error).__name__} {error}", clean=False)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send((answer, peak() - before))
 
 
@@ -283,16 +289,16 @@ class Watched:
         """Read a file, or plan and read a folder."""
         try:
             self.connection.send((what, str(path)))
-            if not self.connection.poll(LONGEST_S if self.warm else 60):
+            if not self.connection.poll(_LONGEST_WAIT_S):
                 self.stop()
                 return Answer("hangs", clean=False)
             answer, memory = self.connection.recv()
         except (EOFError, OSError):
+            ended = self.process
             self.stop()
-            return Answer("crashes", clean=False)
+            hung = ended.exitcode == -signal.SIGPROF
+            return Answer("hangs" if hung else "crashes", clean=False)
         return Answer(answer.error, answer.clean, answer.value, memory)
-
-    warm = True
 
     def stop(self) -> None:
         self.process.kill()
@@ -305,7 +311,6 @@ class Watched:
 def watched() -> Iterator[Watched]:
     """One process for all files; imports are done before the watch begins."""
     watched = Watched()
-    watched.warm = False
     with TemporaryDirectory() as folder:
         (path,) = write_series(folder, shape=(1, 2, 3))
         for what, where in (
@@ -315,7 +320,6 @@ def watched() -> Iterator[Watched]:
             ("pixels", path),
         ):
             assert not watched.ask(what, where).error
-    watched.warm = True
     yield watched
     watched.process.kill()
     watched.process.join()
