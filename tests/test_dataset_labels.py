@@ -41,6 +41,15 @@ def plan(tmp_path_factory: pytest.TempPathFactory, planned: Planned) -> dd.Stack
     return planned(archive)
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, planned: Planned) -> dd.StackPlan:
+    """Two CTs of one patient."""
+    archive = tmp_path_factory.mktemp("two")
+    for number in range(2):
+        write_series(archive / str(number), shape=SHAPE, series_instance_uid=f"1.2.{number}")
+    return planned(archive)
+
+
 def bright(stack: dd.Stack) -> NDArray[Any]:
     """Label what has an even number as 1 and the brightest half as 2: told by the image alone."""
     values = dd.read_volume(stack).voxels.astype(np.int64)
@@ -145,6 +154,25 @@ def test_a_label_that_was_replaced_is_read_anew(plan: dd.StackPlan, tmp_path: Pa
     assert before < dataset[0]["label"].sum() == np.prod(SHAPE)
 
 
+def test_a_label_is_read_anew_when_the_file_of_its_voxels_was_replaced(
+    plan: dd.StackPlan, tmp_path: Path
+) -> None:
+    (stack,) = plan.stacks
+    path = tmp_path / "label.mhd"
+    dd.write_volume(path, dd.PlacedVoxels((bright(stack) == 2).astype(np.uint8), stack.affine_lps))
+    labels = dd.LabelFiles({stack.id: (("file", str(path)),)}, {"bright": "1"})
+    dataset = dd.VolumeDataset([stack], labels=labels, cache=dd.DiskCache(tmp_path / "cache"))
+    before = dataset[0]["label"].sum()
+
+    voxels = np.zeros(SHAPE, np.uint8)
+    voxels[4, 5, 6] = 1
+    path.with_suffix(".raw").write_bytes(voxels.tobytes())
+    os.utime(path.with_suffix(".raw"), ns=(0, 0))
+
+    assert before > 1
+    assert dataset[0]["label"].sum() == 1
+
+
 def test_label_files_are_found_by_a_table(plan: dd.StackPlan, tmp_path: Path) -> None:
     (stack,) = plan.stacks
     # (column, row, slice), RAS: as NIfTI has it.
@@ -239,13 +267,154 @@ def test_of_two_readers_none_is_believed_unasked(plan: dd.StackPlan, tmp_path: P
     write_seg(plan, tmp_path / "ann.dcm", LIVER, "Liver")
     write_seg(plan, tmp_path / "bob.dcm", TUMOUR, "liver")
 
+    found = dd.LabelFiles.find(plan, ORGANS, folder=tmp_path)
+
     with pytest.raises(dd.LabelError, match=r"ann\.dcm and .*bob\.dcm: each has a 'liver'"):
-        dd.LabelFiles.find(plan, ORGANS, folder=tmp_path)
+        found(plan.stacks[0])
     # Who makes the mapping himself is told when the label is read.
     stack = plan.stacks[0]
     files: Any = {stack.id: tuple(("SEG", str(tmp_path / f"{who}.dcm")) for who in ("ann", "bob"))}
     with pytest.raises(dd.LabelError, match=r"ann\.dcm and .*bob\.dcm: each has a 'liver'"):
         dd.LabelFiles(files, {"liver": "(?i)liver"})(stack)
+
+
+def test_what_contradicts_itself_is_the_label_of_no_stack_and_of_no_other(
+    two: dd.StackPlan, tmp_path: Path
+) -> None:
+    contradicted, other = two.stacks
+    for name, stack in {"ann": contradicted, "bob": contradicted, "eve": other}.items():
+        dd.write_segmentation(tmp_path / f"{name}.dcm", LIVER, stack, ["Liver"])
+
+    labels = dd.LabelFiles.find(two, {"liver": "Liver"}, folder=tmp_path)
+
+    np.testing.assert_array_equal(labels(other), LIVER)
+    assert [labels.has(stack) for stack in two.stacks] == [False, True]
+    with pytest.raises(dd.LabelError, match=r"ann\.dcm and .*bob\.dcm: each has a 'li") as caught:
+        labels(contradicted)
+    assert str(caught.value).startswith(f"stack {contradicted.id}: ")
+    assert labels.refused == {contradicted.id: str(caught.value)}
+    assert str(caught.value) in labels.findings
+
+
+def test_a_file_of_two_stacks_is_the_label_of_neither(two: dd.StackPlan, tmp_path: Path) -> None:
+    one, other = two.stacks
+    save_nifti(one, tmp_path / "label.nii", LIVER)
+    for name, text in {
+        "patient": f"PatientID,path\n{one.patient_id},label.nii\n",
+        "series": f"SeriesInstanceUID,path\n{other.series_instance_uid},label.nii\n",
+    }.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    by_patient, by_series = (
+        dd.read_case_labels(tmp_path / f"{name}.csv", "path") for name in ("patient", "series")
+    )
+
+    doubtful = dd.LabelFiles.from_table(two, by_patient, {"liver": "1"})
+    clear = dd.LabelFiles.from_table(two, [by_series, by_series], {"liver": "1"})
+
+    assert [doubtful.has(stack) for stack in two.stacks] == [False, False]
+    told = f"stack {other.id}: .*label.nii would be the label of 2 stacks, {one.id} and {other.id}"
+    with pytest.raises(dd.LabelError, match=told):
+        doubtful(other)
+    # A file that is named twice is one label.
+    np.testing.assert_array_equal(clear(other), LIVER)
+
+
+# --- a file for each class ------------------------------------------------------------------------
+
+
+def save_nifti(stack: dd.Stack, path: Path, voxels: NDArray[Any]) -> None:
+    # (column, row, slice), RAS: as NIfTI has it.
+    affine = stack.affine_ras[:, (2, 1, 0, 3)]
+    nibabel.save(nibabel.Nifti1Image(voxels.astype(np.uint8).T, affine), path)  # type: ignore[no-untyped-call]
+
+
+def columns_of(folder: Path, **files: str) -> dict[str, dd.CaseLabels]:
+    """Write a table of a file for each class, and read it."""
+    text = f"PatientID,{','.join(files)}\nPHANTOM,{','.join(files.values())}\n"
+    (folder / "files.csv").write_text(text)
+    return {name: dd.read_case_labels(folder / "files.csv", name) for name in files}
+
+
+def test_a_file_of_ones_for_each_class_is_one_label(plan: dd.StackPlan, tmp_path: Path) -> None:
+    (stack,) = plan.stacks
+    spleen = box((6, 9), (0, 4), (0, 4))
+    save_nifti(stack, tmp_path / "liver.nii.gz", LIVER)
+    save_nifti(stack, tmp_path / "spleen.nii.gz", 255 * spleen)
+    save_nifti(stack, tmp_path / "no kidney.nii.gz", np.zeros(SHAPE))
+    files = {"liver": "liver.nii.gz", "kidney": "no kidney.nii.gz", "spleen": "spleen.nii.gz"}
+
+    labels = dd.LabelFiles.from_table(plan, columns_of(tmp_path, **files))
+
+    assert labels.read(stack).names == ("liver", "kidney", "spleen")
+    np.testing.assert_array_equal(labels(stack), LIVER + 3 * spleen)
+
+
+def test_a_file_of_ones_alone_is_its_class(plan: dd.StackPlan, tmp_path: Path) -> None:
+    save_nifti(plan.stacks[0], tmp_path / "s.nii.gz", LIVER)
+
+    labels = dd.LabelFiles.from_table(plan, columns_of(tmp_path, **{"liver (both)": "s.nii.gz"}))
+
+    assert labels.read(plan.stacks[0]).names == ("liver (both)",)
+    np.testing.assert_array_equal(labels(plan.stacks[0]), LIVER)
+
+
+def test_classes_of_files_may_be_parts_of_one(plan: dd.StackPlan, tmp_path: Path) -> None:
+    (stack,) = plan.stacks
+    save_nifti(stack, tmp_path / "a.nii", LIVER)
+    save_nifti(stack, tmp_path / "b.nii", TUMOUR)
+    columns = columns_of(tmp_path, lobe_upper="a.nii", lobe_lower="b.nii")
+
+    labels = dd.LabelFiles.from_table(plan, columns, {"lung": "lobe_.*"}, several="union")
+    twice = dd.LabelFiles.from_table(plan, columns, {"lung": "lobe_.*"})
+
+    with pytest.raises(dd.LabelError, match="each has a 'lung' of one stack"):
+        twice(stack)
+    np.testing.assert_array_equal(labels(stack), LIVER | TUMOUR)
+
+
+def test_a_file_of_one_class_that_has_two_values_is_refused(
+    plan: dd.StackPlan, tmp_path: Path
+) -> None:
+    save_nifti(plan.stacks[0], tmp_path / "two.nii", bright(plan.stacks[0]))
+    labels = dd.LabelFiles.from_table(plan, columns_of(tmp_path, liver="two.nii"))
+
+    with pytest.raises(dd.LabelError, match=r"two\.nii: has 2 segments, '1', '2': expected one"):
+        labels(plan.stacks[0])
+
+
+def test_one_file_for_two_classes_is_refused(plan: dd.StackPlan, tmp_path: Path) -> None:
+    save_nifti(plan.stacks[0], tmp_path / "one.nii", LIVER)
+    labels = dd.LabelFiles.from_table(plan, columns_of(tmp_path, liver="one.nii", spleen="one.nii"))
+
+    with pytest.raises(dd.LabelError, match=r"one\.nii would be 'liver' and 'spleen'"):
+        labels(plan.stacks[0])
+
+
+def test_a_stack_that_lacks_the_file_of_a_class_lacks_the_class(
+    two: dd.StackPlan, tmp_path: Path
+) -> None:
+    one, other = two.stacks
+    for number, stack in enumerate(two.stacks):
+        save_nifti(stack, tmp_path / f"liver{number}.nii", LIVER)
+    save_nifti(other, tmp_path / "spleen1.nii", box((6, 9), (0, 4), (0, 4)))
+    rows = (
+        "SeriesInstanceUID,liver,spleen",
+        f"{one.series_instance_uid},liver0.nii,",
+        f"{other.series_instance_uid},liver1.nii,spleen1.nii",
+    )
+    (tmp_path / "files.csv").write_text("\n".join(rows))
+    columns = {
+        name: dd.read_case_labels(tmp_path / "files.csv", name) for name in ("liver", "spleen")
+    }
+
+    labels = dd.LabelFiles.from_table(two, columns)
+
+    assert labels(other).max() == 2
+    assert [labels.has(stack) for stack in two.stacks] == [False, True]
+    with pytest.raises(dd.LabelError, match=r"liver0\.nii: no segment is 'spleen'; it has 'liver'"):
+        labels(one)
+    empty = dd.LabelFiles.from_table(two, columns, missing="empty")
+    np.testing.assert_array_equal(empty(one), LIVER)
 
 
 def test_of_two_readers_both_may_be_believed(plan: dd.StackPlan, tmp_path: Path) -> None:

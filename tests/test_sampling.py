@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.transforms import Compose, RandGaussianNoised, RandSpatialCropd
+from monai.utils import set_determinism
 from torch.utils.data import DataLoader
 
 import dicomdata as dd
@@ -161,6 +162,32 @@ def test_the_trainer_keeps_its_own_randomness(stacks: tuple[dd.Stack, ...]) -> N
     dataset[SampleIndex(0, seed=9, epoch=0)]
 
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_transform_draws_on_from_the_state_it_was_given(stacks: tuple[dd.Stack, ...]) -> None:
+    transform = Compose([RandGaussianNoised("image", 1.0)])
+    dataset = dd.VolumeDataset(stacks[:1], transform)
+
+    def two_samples() -> list[bytes]:
+        transform.set_random_state(7)
+        return [dataset[0]["image"].numpy().tobytes() for _ in range(2)]
+
+    first, second = two_samples()
+
+    assert first != second
+    assert two_samples() == [first, second]
+
+
+def test_samples_differ_also_where_monai_was_given_a_seed(stacks: tuple[dd.Stack, ...]) -> None:
+    set_determinism(7)
+    try:
+        dataset = dd.VolumeDataset(stacks[:1], Compose([RandGaussianNoised("image", 1.0)]))
+
+        first, second = (dataset[0]["image"] for _ in range(2))
+    finally:
+        set_determinism(None)
+
+    assert not torch.equal(first, second)
 
 
 # --- resuming -------------------------------------------------------------------------------------

@@ -410,6 +410,31 @@ def test_a_mask_that_is_written_comes_back(
     assert again.names == (("lung", "node") if suffix == ".nrrd" else ("1", "2"))
 
 
+@pytest.mark.parametrize("number", [0, 2**16])
+def test_a_segment_whose_number_no_value_can_be_is_not_written(
+    stack: dd.Stack, labels: NDArray[np.uint8], tmp_path: Path, number: int
+) -> None:
+    segments = dd.Segment(number, "body"), dd.Segment(1, "lung")
+    verdict = dd.Verdict("same_grid", 0.0, "")
+    overlapping = dd.Mask(np.stack([labels > 0, labels == 1]), segments, stack, verdict)
+
+    with pytest.raises(dd.LabelError, match=f"'body' has the number {number}"):
+        dd.write_volume(tmp_path / "mask.nrrd", overlapping)
+
+
+def test_the_background_is_no_segment(
+    stack: dd.Stack, labels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = save_nifti(tmp_path / "label.nii", labels, stack.affine_lps)
+    text = "Segment0_Layer:=0\nSegment0_LabelValue:=0\nSegment0_Name:=air"
+    slicer = write_slicer(tmp_path / "a.seg.nrrd", labels[..., None], text)
+
+    with pytest.raises(dd.LabelError, match="'air' is the value 0"):
+        dd.read_label_file(path, stack, names={0: "air", 1: "lung", 2: "node"})
+    with pytest.raises(dd.LabelError, match="'air' is the value 0"):
+        dd.read_label_file(slicer, stack)
+
+
 # --- volumes --------------------------------------------------------------------------------------
 
 
@@ -678,11 +703,23 @@ def test_lengths_in_metres_become_millimetres(stack: dd.Stack, tmp_path: Path) -
 # --- damaged, and malicious -----------------------------------------------------------------------
 
 
-def test_a_header_reads_no_file_but_the_one_beside_it(tmp_path: Path) -> None:
+METAIMAGE = (
+    "NDims = 3\nDimSize = 6 4 5\nOffset = 0 0 0\nElementType = MET_SHORT\n"
+    "ElementDataFile = {name}\n"
+)
+NRRD = (
+    "NRRD0004\ntype: short\ndimension: 3\nsizes: 6 4 5\nencoding: raw\nendian: little\n"
+    "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
+    "space origin: (0,0,0)\ndata file: {name}\n"
+)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".mha", ".nhdr", ".nrrd"])
+def test_a_header_reads_no_file_but_the_one_beside_it(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "secret").write_bytes(bytes(240))
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "link.raw").symlink_to(tmp_path / "secret")
-    head = "NDims = 3\nDimSize = 6 4 5\nOffset = 0 0 0\nElementType = MET_SHORT\nElementDataFile = "
+    head = METAIMAGE if suffix.startswith(".m") else NRRD
     for name in (
         "../secret",
         str(tmp_path / "secret"),
@@ -691,10 +728,47 @@ def test_a_header_reads_no_file_but_the_one_beside_it(tmp_path: Path) -> None:
         "none.raw",
         "link.raw",
     ):
-        path = tmp_path / "below" / "v.mhd"
-        path.write_text(head + name + "\n")
-        with pytest.raises((dd.HeaderError, dd.FileError), match=r"v\.mhd"):
+        path = tmp_path / "below" / f"v{suffix}"
+        path.write_text(head.format(name=name))
+        with pytest.raises((dd.HeaderError, dd.FileError), match=rf"v\{suffix}"):
             dd.open_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".mha", ".nhdr", ".nrrd"])
+def test_the_file_of_its_voxels_is_part_of_a_volume(tmp_path: Path, suffix: str) -> None:
+    path, voxels = tmp_path / f"v{suffix}", tmp_path / "v.raw"
+    voxels.write_bytes(np.arange(120, dtype="<i2").tobytes())
+    head = METAIMAGE if suffix.startswith(".m") else NRRD
+    path.write_text(head.format(name="v.raw"))
+
+    opened = dd.open_volume(path)
+    read = dd.read_volume(opened)
+    voxels.write_bytes(bytes(242))
+
+    np.testing.assert_array_equal(read.voxels.ravel(), np.arange(120))
+    assert [each[0] for each in opened.files] == [str(path), str(voxels)]
+    with pytest.raises(dd.StaleError, match=r"v\.raw"):
+        dd.read_volume(opened)
+
+
+def test_a_file_that_is_named_where_nobody_looks_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.raw").write_bytes(bytes(240))
+    folder = tmp_path / "below"
+    folder.mkdir()
+    local = METAIMAGE.format(name="LOCAL")
+    hidden = {
+        # What MetaImage takes for a line, or a separator, and a parser may not.
+        "colon.mha": local.replace("Element", "ElementDataFile : ../secret.raw\nElement", 1),
+        "return.mha": local.replace("NDims", "ElementDataFile = ../secret.raw\rNDims", 1),
+        "long.mha": "Comment = " + "x" * 2**20 + "\n" + local.replace("LOCAL", "../secret.raw"),
+        "long.nrrd": NRRD.format(name="../secret.raw").replace("type", "#" * 2**20 + "\ntype", 1),
+    }
+
+    for name, text in hidden.items():
+        (folder / name).write_text(text, newline="")
+
+        with pytest.raises((dd.HeaderError, dd.FileError, dd.GeometryError), match=name):
+            dd.open_volume(folder / name)
 
 
 def test_letters_that_are_no_utf_8_are_passed_over(stack: dd.Stack, tmp_path: Path) -> None:
@@ -729,7 +803,11 @@ def test_a_file_that_is_cut_short_is_an_error(stack: dd.Stack, tmp_path: Path, s
         whole(dd.open_volume(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"no volume at all" * 100, gzip.compress(b"nothing")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no volume at all" * 100, gzip.compress(b"nothing")],
+    ids=["empty", "text", "packed"],
+)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_what_is_no_volume_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     (tmp_path / f"v{suffix}").write_bytes(content)

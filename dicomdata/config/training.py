@@ -8,15 +8,18 @@ at by `dicomdata.training.components`.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from dicomdata.config.files import Settings
 
 Count = Annotated[int, Field(ge=1)]
 Component = dict[str, Any]
 """``_target_``, the name of a class, and the arguments that it is called with."""
+
+DicomKind = Literal["SEG", "RTSTRUCT"]
 
 MOST_CHANNELS = 15
 """Classes that may overlap: caches keep a bit of 16 for each, without the sign."""
@@ -25,9 +28,8 @@ _OF_MASKS = {"segments", "missing", "overlap", "several", "resample", "outside"}
 """Settings of labels that are masks."""
 
 _OF_KIND = {
-    "SEG": {"folder", "by_images", *_OF_MASKS},
-    "RTSTRUCT": {"folder", "by_images", *_OF_MASKS},
-    "files": {"table", "column", "key", "by", *_OF_MASKS},
+    "DICOM": {"folder", "by_images", *_OF_MASKS},
+    "files": {"table", "column", "columns", "key", "by", *_OF_MASKS},
     "cases": {"table", "column", "key", "by", "classes"},
 }
 """Kind of labels -> the settings that it knows."""
@@ -78,9 +80,13 @@ class DataSettings(Settings):
 class LabelSettings(Settings):
     """What is to be learned; which settings there are depends on the kind."""
 
-    kind: Literal["SEG", "RTSTRUCT", "files", "cases"]
-    """DICOM objects, found by the images that they name; files in NIfTI and the like, or a label
-    for each case, found by a table."""
+    kind: Annotated[
+        Annotated[Literal["SEG", "RTSTRUCT", "files", "cases"], Tag("one")]
+        | Annotated[tuple[DicomKind, DicomKind], Tag("both")],
+        Discriminator(lambda given: "one" if isinstance(given, str) else "both"),
+    ]
+    """DICOM objects, found by the images that they name, of one kind or of both; files in NIfTI and
+    the like, or a label for each case, found by a table."""
 
     folder: str | None = None
     """Where DICOM labels lie besides the archive."""
@@ -90,6 +96,10 @@ class LabelSettings(Settings):
 
     column: str = "label"
     """The column of the labels, or of the paths of their files."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Class -> the column of paths of its files, where each file holds one class: whatever is not
+    0. Without `segments`, these are the classes."""
 
     key: str | None = None
     """The column that says whose a row is; None finds one by its name."""
@@ -124,25 +134,43 @@ class LabelSettings(Settings):
     by_images: bool = False
     """Whether the images that a label names are believed over its frame of reference."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_segments(cls, told: Any) -> Any:
+        """Take the classes that have a column each for the segments, where nothing else is said."""
+        columns = told.get("columns") if isinstance(told, dict) else None
+        if isinstance(columns, dict) and "segments" not in told:
+            return {**told, "segments": {name: re.escape(str(name)) for name in columns}}
+        return told
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        known = _OF_KIND[self.kind]
+        kind = " and ".join(self.dicom_kinds) or str(self.kind)
+        known = _OF_KIND["DICOM" if self.dicom_kinds else kind]
         if odd := sorted(self.model_fields_set - known - {"kind"}):
             raise ValueError(
-                f"labels of kind {self.kind} know no {odd[0]}, but {', '.join(sorted(known))}"
+                f"labels of kind {kind} know no {odd[0]}, but {', '.join(sorted(known))}"
             )
         if "table" in known and self.table is None:
-            raise ValueError(f"labels of kind {self.kind} need a table")
+            raise ValueError(f"labels of kind {kind} need a table")
+        if {"column", "columns"} <= self.model_fields_set:
+            raise ValueError("column and columns: expected one of them")
         if "segments" in known and not self.segments:
-            raise ValueError(f"labels of kind {self.kind} need segments: a pattern for each class")
+            raise ValueError(f"labels of kind {kind} need segments: a pattern for each class")
         if "classes" in known and len(self.classes) < 2:
-            raise ValueError(f"labels of kind {self.kind} need two classes or more")
+            raise ValueError(f"labels of kind {kind} need two classes or more")
         if self.overlap == "channels" and len(self.segments) > MOST_CHANNELS:
             raise ValueError(
                 f"{len(self.segments)} segments with overlap: channels: expected {MOST_CHANNELS} "
                 f"at most"
             )
         return self
+
+    @property
+    def dicom_kinds(self) -> tuple[DicomKind, ...]:
+        """Which DICOM objects are labels; none of files and of cases."""
+        told = self.kind if isinstance(self.kind, tuple) else (self.kind,)
+        return tuple(kind for kind in get_args(DicomKind) if kind in told)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -238,7 +266,8 @@ class TrainingSettings(Settings):
     def decisive(self) -> dict[str, str]:
         """Settings that decide what is learned, as text; not where things lie, nor how long."""
         told = self.model_dump(mode="json", exclude=_INDIFFERENT)
-        return {name: json.dumps(value, sort_keys=True) for name, value in told.items()}
+        # The order of classes is what their numbers mean.
+        return {name: json.dumps(value, sort_keys=name != "labels") for name, value in told.items()}
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:

@@ -98,7 +98,8 @@ class StackDataset(Dataset[Any]):
         """
         if self.transform is None:
             return samples
-        transform = rest or self.transform
+        # Not `or`: to ask a `Compose` whether it is true seeds all its steps anew.
+        transform = self.transform if rest is None else rest
         if isinstance(index, SampleIndex):
             with seeded(self.transform, index.entropy):
                 return [transform(sample) for sample in samples]

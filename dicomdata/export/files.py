@@ -15,7 +15,6 @@ from dicomdata.export.masks import Drawing
 from dicomdata.export.sources import refuse_sources
 from dicomdata.geometry import lps_to_ras
 from dicomdata.labels import Mask
-from dicomdata.labels.records import HALF
 from dicomdata.stack import Stack
 from dicomdata.volume.claims import SAME_CORNER, corners_of
 from dicomdata.volume.files import UNIT_KEY
@@ -66,8 +65,8 @@ def write_volume(
         HeaderError: if the ending is of another format.
         GeometryError: if the grid is sheared, as a tilted stack's is: none of these formats is read
             rightly by others then; `untilt` resamples it.
-        LabelError: if segments of a mask overlap, and the format is not NRRD; or the path is that
-            of an image of the stack.
+        LabelError: if segments of a mask overlap, and the format is not NRRD, or one has a number
+            that is no value of a label; or the path is that of an image of the stack.
         FileError: if it cannot be written.
         ConfigError: if nibabel (NIfTI) or SimpleITK (others) is not installed.
     """
@@ -106,8 +105,8 @@ def _numbers(path: str, mask: Mask, suffix: str) -> NDArray[Any]:
             f"and select_segments gives one after the other"
         )
     layers = np.zeros((*mask.stack.shape, len(mask.segments)), np.uint16)
-    for index, (segment, part) in enumerate(zip(mask.segments, mask.voxels, strict=True)):
-        layers[..., index][part >= HALF] = segment.number
+    for index, (segment, there) in enumerate(mask.numbered()):
+        layers[..., index][there] = segment.number
     return layers
 
 

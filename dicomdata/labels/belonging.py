@@ -53,7 +53,8 @@ def check_frame_of_reference(
     )
     ours = stack_sources(stack)
     if parts is None or any(sources.isdisjoint(ours) for sources in parts):
-        raise LabelError(f"{path}: {text}")
+        hint = "; by_images=True takes it if all its parts name images of the stack"
+        raise LabelError(f"{path}: {text}{hint if parts is None else ''}")
     return (LabelFinding("frame_of_reference_disagrees", text),)
 
 

@@ -162,7 +162,7 @@ def _parts(
     """Say which segments there are, and by which values they are drawn.
 
     Raises:
-        LabelError: if a value has no name, or there are too many of them.
+        LabelError: if a value has no name, 0 has one, or there are too many of them.
     """
     found = [
         (layer, value)
@@ -185,6 +185,10 @@ def _parts(
         raise LabelError(f"{header.path}: {len(layers)} values a voxel, as of a colour: no label")
     if names is None and not known:
         known = {place: str(place[1]) for place in found}
+    if background := [name for (_, value), name in known.items() if value < 1]:
+        raise LabelError(
+            f"{header.path}: {background[0]!r} is the value 0, which is where nothing is labelled"
+        )
     unnamed = sorted({value for layer, value in found if (layer, value) not in known})
     if unnamed:
         raise LabelError(

@@ -171,7 +171,7 @@ class Mask:
                 uint16 does not hold, or 0, as some writers give.
         """
         flat = np.zeros(self.stack.shape, np.uint16)
-        for segment, there in self._numbered(_HIGHEST):
+        for segment, there in self.numbered():
             if overlap == "reject" and (lost := np.count_nonzero(flat[there])):
                 raise LabelError(
                     f"{self.path or 'mask'}: segment {segment.name!r} shares {lost} voxels with "
@@ -192,15 +192,18 @@ class Mask:
             LabelError: if a segment has a number below 1 or above 15.
         """
         flat = np.zeros(self.stack.shape, np.uint16)
-        for segment, there in self._numbered(MOST_BITS):
+        for segment, there in self.numbered(MOST_BITS):
             np.bitwise_or(flat, 1 << (segment.number - 1), out=flat, where=there)
         return flat
 
-    def _numbered(self, highest: int) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
-        """Give each segment and where it is, (slices, rows, columns).
+    def numbered(self, highest: int = _HIGHEST) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
+        """Give each segment and where it is, (slices, rows, columns); of fractions, from half on.
+
+        Args:
+            highest: number that whoever asks can hold.
 
         Raises:
-            LabelError: if one has a number that cannot be held.
+            LabelError: if one has a number that cannot be held, or 0.
         """
         for segment, voxels in zip(self.segments, self.voxels, strict=True):
             if not 0 < segment.number <= highest:

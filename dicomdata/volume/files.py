@@ -140,7 +140,7 @@ def open_volume(  # noqa: PLR0913 - whose it is and what it shows, all of it by 
     header = read_file_header(path)
     if header.layers > 1:
         raise FileError(f"{header.path}: {header.layers} values a voxel: no volume")
-    files = tuple(_stamp(each) for each in header.files)
+    files = tuple(stamp(each) for each in header.files)
     affine, turned = _upright(header)
     s, r, c, o = (as_vector(affine[:3, axis]) for axis in range(4))
     if series_instance_uid is None:
@@ -214,7 +214,7 @@ def check_unchanged(file: VolumeFile) -> None:
         FileError: if it is gone.
     """
     for path, size, mtime_ns in file.files:
-        if _stamp(path) != (path, size, mtime_ns):
+        if stamp(path) != (path, size, mtime_ns):
             raise StaleError(f"{path}: the file has changed since it was opened: open it again")
 
 
@@ -236,7 +236,12 @@ def _converted(file: VolumeFile, stored: NDArray[Any], dtype: np.dtype[Any]) -> 
     return np.array(stored, dtype, order="C")
 
 
-def _stamp(path: str) -> tuple[str, int, int]:
+def stamp(path: str) -> tuple[str, int, int]:
+    """Give what tells whether a file has changed: path, size in bytes, modification time in ns.
+
+    Raises:
+        FileError: if it is gone.
+    """
     try:
         status = os.stat(path)
     except OSError as error:

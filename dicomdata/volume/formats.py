@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
+_ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+"""Of the files that SimpleITK reads; their headers may name another file for the voxels."""
+
+SUFFIXES = (*NIFTI, *_ITK)
 """Of the files that are understood, whatever the case of their letters."""
 
-_HEAD_BYTES = 64 * 1024
-"""Text of a header that is looked at: Slicer's segmentations have some ten thousand letters."""
+_HEAD_BYTES = 2**20
+"""Text of a header that is looked at: a segmentation of a whole body has some ten thousand letters;
+what goes on beyond that is refused."""
 
 
 def is_volume_file(path: str | os.PathLike[str]) -> bool:
@@ -53,7 +57,7 @@ def read_file_header(path: str | os.PathLike[str]) -> FileHeader:
         raise FileError(f"{name}: no such file")
     if name.lower().endswith(NIFTI):
         return read_nifti_header(name)
-    files = _files_of(name)
+    files = files_of(name)
     reader = _reader(name)
     lengths = tuple(int(length) for length in reversed(reader.GetSize()))
     if len(lengths) != 3:
@@ -126,25 +130,27 @@ def _dtype(path: str, reader: Any) -> np.dtype[Any]:
 
 # --- which files ----------------------------------------------------------------------------------
 
-_DATA_FILE = {
-    ".mhd": re.compile(rb"^\s*ElementDataFile\s*=\s*(.+?)\s*$", re.MULTILINE),
-    ".nhdr": re.compile(rb"^data ?file:\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE),
-}
+_META_DATA_FILE = re.compile(rb"(?:^|[\r\n])[ \t]*ElementDataFile\s*[=:][ \t]*([^\r\n]+)")
+_NRRD_DATA_FILE = re.compile(rb"^data ?file:[ \t]*([^\r\n]+)", re.MULTILINE | re.IGNORECASE)
+"""Where a header says which file its voxels are in; whatever the ending of its own name."""
 
 
-def _files_of(path: str) -> tuple[str, ...]:
-    """Give the file, and that of its voxels.
+def files_of(path: str) -> tuple[str, ...]:
+    """Give a file, and that of its voxels where its header names another.
 
     Raises:
         HeaderError: if that is in another folder, several, or not named: a header could have any
             file of the machine read.
         FileError: if it cannot be read.
     """
-    pattern = _DATA_FILE.get(os.path.splitext(path)[1].lower())
-    if pattern is None:
+    if not path.lower().endswith(_ITK):
         return (path,)
-    found = pattern.search(_head(path))
-    name = os.fsdecode(found.group(1)) if found else ""
+    head, nrrd = _head(path), path.lower().endswith((".nrrd", ".nhdr"))
+    found = (_NRRD_DATA_FILE if nrrd else _META_DATA_FILE).search(head)
+    whole = len(head) < _HEAD_BYTES or re.search(rb"\n\r?\n", head) is not None
+    if path.lower().endswith(".nrrd") and whole and not found:
+        return (path,)
+    name = os.fsdecode(found.group(1)).strip() if found else ""
     if name.upper() == "LOCAL":
         return (path,)
     other = os.path.join(os.path.dirname(path), name)
