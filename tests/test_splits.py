@@ -380,6 +380,53 @@ def test_series_without_patient_are_refused_unless_each_study_is_to_be_one(
     assert split.findings[0].startswith("patient_missing: 6 series have no Patient ID")
 
 
+def test_one_patient_id_for_everybody_is_named_as_the_cause(
+    tmp_path: Path, planned: Planned
+) -> None:
+    for number in range(4):
+        write_case(tmp_path, "ANON", name=f"case {number}")
+    plan = planned(tmp_path)
+
+    with pytest.raises(dd.SplitError, match=r"1 patients leave .* empty") as caught:
+        dd.make_split(plan, 2, seed=0)
+    assert "'ANON' is that of 4 series in 4 studies" in str(caught.value)
+    assert "--anonymous ANON --missing-patient study" in str(caught.value)
+    with pytest.raises(dd.SplitError, match="4 series have no Patient ID"):
+        dd.make_split(plan, 2, seed=0, anonymous=["ANON"])
+    with pytest.raises(dd.SplitError, match=r"expected Patient IDs, \['ANON'\]"):
+        dd.make_split(plan, 2, seed=0, anonymous="ANON")
+
+
+def test_a_patient_id_of_nobody_is_none(tmp_path: Path, planned: Planned) -> None:
+    studies = [phantom_uid("study", number) for number in range(3)]
+    for number in range(6):
+        study = studies[number // 2]
+        write_case(tmp_path, "Anon ", name=f"case {number}", study_instance_uid=study)
+    write_case(tmp_path, "P1")
+    how: Any = {"balanced": True, "anonymous": ["ANON", "0"], "missing_patient": "study"}
+
+    split = dd.make_split(planned(tmp_path), 2, seed=0, **how)
+
+    split.save(tmp_path / "split.json")
+    split = dd.Split.load(tmp_path / "split.json")
+    assert split.anonymous == ("0", "ANON")
+    assert split.counts() in ({"0": (2, 4), "1": (2, 3)}, {"0": (2, 3), "1": (2, 4)})
+    assert "anonymous_unknown: no case has the Patient ID '0'" in split.findings
+    parts = {part: split.stacks(planned(tmp_path), part) for part in split.parts}
+    assert [len({stack.study_instance_uid for stack in each}) for each in parts.values()] == [2, 2]
+    assert dd.audit_split(parts, pixels=False, anonymous=split.anonymous).clean
+    assert not dd.audit_split(parts, pixels=False).clean
+    # Who is there keeps the part when others come.
+    write_case(tmp_path, "ANON", name="another")
+    with pytest.raises(dd.SplitError, match="1 series of unknown patients came"):
+        split.stacks(planned(tmp_path), "0")
+    grown = dd.make_split(
+        planned(tmp_path), 2, seed=0, balanced=True, missing_patient="study", previous=split
+    )
+    assert all(grown.part_of(stack) == part for part, each in parts.items() for stack in each)
+    assert grown.anonymous == split.anonymous
+
+
 def test_a_study_tells_whose_a_series_without_patient_is(tmp_path: Path, planned: Planned) -> None:
     study = phantom_uid("common")
     write_case(tmp_path, "A", name="named", study_instance_uid=study)
@@ -887,6 +934,19 @@ def test_the_command_balances_labels_of_a_table(archive: dd.Catalog, tmp_path: P
     assert strata == {(fold, grade): 3 for fold in "0123" for grade in "01"}
     assert "expected --labels and --stratify" in run(archive.path, "-o", path).stderr
     assert "expected --stratify" in run(archive.path, "-o", path, "--labels", table).stderr
+
+
+def test_the_command_splits_by_study_where_patients_have_one_id(tmp_path: Path) -> None:
+    for number in range(4):
+        write_case(tmp_path / "archive", "ANON", name=f"case {number}")
+    made = ("--folds", 2, "--balanced", "--seed", 1, "-o", tmp_path / "split.json")
+
+    refused = run(tmp_path / "archive", *made)
+    result = run(tmp_path / "archive", *made, "--anonymous", "ANON", "--missing-patient", "study")
+
+    assert "--anonymous ANON --missing-patient study" in refused.stderr
+    assert (refused.exit_code, result.exit_code) == (2, 0)
+    assert "though two may be of one" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def split(
         list[str] | None,
         typer.Option(metavar="ID=ID", help="Two Patient IDs of one patient. Repeat for more."),
     ] = None,
+    anonymous: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="A Patient ID that stands for nobody, as ANON in every file: taken for missing, "
+            "so --missing-patient decides. Repeat for more.",
+        ),
+    ] = None,
     no_pixels: Annotated[
         bool, typer.Option("--no-pixels", help="Do not look for copies under another name.")
     ] = False,
@@ -129,13 +137,14 @@ def split(
             balanced=balanced or (before is not None and before.balanced),
             missing_patient=_missing(missing_patient, before),
             same=_pairs(same or ()),
+            anonymous=anonymous or (),
             previous=before,
         )
     except dd.SplitError as error:
         told = f"{output} is there and is taken up: {error}" if before else str(error)
         raise dd.SplitError(told) from error
     stacks = {part: made.stacks(plan, part) for part in made.parts}
-    audit = dd.audit_split(stacks, pixels=not no_pixels)
+    audit = dd.audit_split(stacks, pixels=not no_pixels, anonymous=made.anonymous)
     _refuse_leaks(audit, output)
     made.save(output)
     if table is not None:

@@ -8,7 +8,7 @@ it costs nothing. So one ID that two hospitals use is one patient's too.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -20,7 +20,7 @@ from dicomdata.stack import Stack, StackPlan
 from dicomdata.volume.files import VolumeFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Source: TypeAlias = "Catalog | StackPlan | Iterable[Stack]"
 """What can be split: series, the volumes of series, or a choice of these."""
@@ -86,6 +86,15 @@ def cases_of(source: Source, *, columns: bool = False) -> list[Case]:
         found = [_case_of_stack(stack, columns=columns) for stack in source]
     cases = {(case.series, case.patient_id): case for case in found}
     return [cases[name] for name in sorted(cases)]
+
+
+def without_names(cases: Iterable[Case], anonymous: Collection[str]) -> list[Case]:
+    """Give cases whose Patient ID stands for nobody as cases that have none."""
+    nobody = {*map(compared, anonymous)}
+    return [
+        replace(case, patient_id="") if compared(case.patient_id) in nobody else case
+        for case in cases
+    ]
 
 
 def series_name(thing: Series | Stack) -> str:
@@ -207,7 +216,7 @@ def findings_of(groups: Sequence[Members], same: Mapping[str, str]) -> list[str]
     if cases := unnamed(groups):
         findings.append(
             f"patient_missing: {len(cases)} series have no Patient ID, and each of their studies "
-            f"counts as a patient; the first is {cases[0].series}"
+            f"counts as a patient, though two may be of one; the first is {cases[0].series}"
         )
     several = [group for group in groups if len({*map(compared, group.patients)}) > 1]
     if several:

@@ -27,7 +27,7 @@ from dicomdata.volume.files import VolumeFile, read_voxels
 from dicomdata.volume.threads import run, thread_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -93,7 +93,11 @@ class Audit:
 
 
 def audit_split(
-    parts: Mapping[str, Iterable[Stack]], *, pixels: bool = True, progress: bool | None = None
+    parts: Mapping[str, Iterable[Stack]],
+    *,
+    pixels: bool = True,
+    anonymous: Iterable[str] = (),
+    progress: bool | None = None,
 ) -> Audit:
     """Look for what is in two parts at once; nothing raises for a stack.
 
@@ -103,10 +107,12 @@ def audit_split(
         pixels: compare the pixels of all frames too. A leak is a frame whose stored values are
             those of another, up to a constant: a copy may have another Rescale Intercept. Each
             stack is told with the first one of another part that it shares frames with.
+        anonymous: Patient IDs that stand for nobody, so that two parts may have them.
         progress: draw a progress bar on stderr; None draws if that is a terminal.
     """
     placed = [(part, stack) for part, stacks in parts.items() for stack in stacks]
-    leaks = [leak for kind in _NAMES for leak in _shared(placed, kind)]
+    nobody = {*map(compared, anonymous)}
+    leaks = [leak for kind in _NAMES for leak in _shared(placed, kind, nobody)]
     if not pixels:
         return Audit(tuple(leaks), 0, 0, ())
     seen = _Sketches()
@@ -138,12 +144,13 @@ _NAMES: Mapping[Literal["patient", "study", "series"], Callable[[Stack], str]] =
 
 
 def _shared(
-    placed: Sequence[_Placed], kind: Literal["patient", "study", "series"]
+    placed: Sequence[_Placed], kind: Literal["patient", "study", "series"], nobody: Collection[str]
 ) -> Iterator[Leak]:
     """Find what is in two parts by its name: one leak for each pair of parts."""
     first: dict[str, dict[str, Stack]] = {}
     for part, stack in placed:
-        if name := _NAMES[kind](stack):
+        name = _NAMES[kind](stack)
+        if name and not (kind == "patient" and name in nobody):
             first.setdefault(name, {}).setdefault(part, stack)
     for name, where in first.items():
         for (one, left), (other, right) in combinations(where.items(), 2):

@@ -18,11 +18,12 @@ from dicomdata.splits.grouping import (
     findings_of,
     group_cases,
     unnamed,
+    without_names,
 )
 from dicomdata.splits.records import SUM_TOLERANCE, Group, Split, check_shares, fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from dicomdata.splits.grouping import Members, Source
 
@@ -42,6 +43,7 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
     balanced: bool = False,
     missing_patient: Literal["refuse", "study"] = "refuse",
     same: Mapping[str, str] | None = None,
+    anonymous: Collection[str] = (),
     previous: Split | None = None,
 ) -> Split:
     """Give every patient a part; nothing of one patient is ever in two.
@@ -67,6 +69,8 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
         missing_patient: what to do with cases that have no Patient ID, and no study that says whose
             they are: refuse, or let each study be a patient, which leaks if one has two.
         same: Patient ID -> another of the same patient: a copy that was made anonymous.
+        anonymous: Patient IDs that stand for nobody, as "ANON" or "0" in every file: taken for
+            missing, so `missing_patient` decides.
         previous: an earlier split of the same shares and seed, to be kept to.
 
     Raises:
@@ -74,10 +78,14 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
             there is no such column, or patients that `previous` has parted turn out to be one.
     """
     shares, seed = _shares(parts), _whole(seed, "seed")
+    if isinstance(anonymous, str):
+        raise SplitError(f"anonymous={anonymous!r}: expected Patient IDs, [{anonymous!r}]")
     kin_of = dict(previous.same if previous else ()) | dict(same or {})
     if previous is not None:
         _check_previous(previous, shares, seed)
-    cases = cases_of(source, columns=isinstance(stratify, str))
+    nobody = tuple(sorted({*anonymous, *(previous.anonymous if previous else ())}))
+    named = cases_of(source, columns=isinstance(stratify, str))
+    cases = without_names(named, nobody)
     groups = group_cases(cases, Kin(kin_of, previous.groups if previous else ()))
     _check_named(groups, missing_patient)
     weigh = balanced or stratify is not None
@@ -89,8 +97,8 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
         placed |= balance(left, seed, shares, kept)
     else:
         placed |= {key: draw(key, seed, shares) for key in left}
-    findings = findings_of(groups, kin_of)
-    _check_filled(placed, shares, findings, balanced=weigh)
+    findings = [*findings_of(groups, kin_of), *_unmet(named, nobody)]
+    _check_filled(placed, shares, [*findings, *_one_name(groups, shares)], balanced=weigh)
     return Split(
         seed=seed,
         shares=tuple(shares.items()),
@@ -103,6 +111,7 @@ def make_split(  # noqa: PLR0913 - a split is a choice of several things, all of
         stratify=_name_of(stratify),
         missing_patient=missing_patient,
         same=tuple(sorted(kin_of.items())),
+        anonymous=nobody,
         findings=(*findings, *_unlabelled(strata, stratify)),
     )
 
@@ -170,6 +179,28 @@ def _check_filled(
             f"{len(placed)} patients leave {', '.join(empty)} empty ({told}): take other "
             f"shares{way}, or more patients{''.join(f'; {finding}' for finding in findings)}"
         )
+
+
+def _one_name(groups: Sequence[Members], shares: Mapping[str, float]) -> list[str]:
+    """Suspect a Patient ID that has as many studies as there are parts to be that of nobody."""
+    most = max(groups, key=lambda group: len(group.studies))
+    if len({*map(compared, most.patients)}) != 1 or len(most.studies) < len(shares):
+        return []
+    name = most.patients[0]
+    told = (
+        f"the Patient ID {name!r} is that of {len(most.cases)} series in {len(most.studies)} "
+        f"studies: if it stands for nobody, each study can be taken for a patient, though two of "
+        f"them may be of one: anonymous=[{name!r}] and missing_patient='study', or --anonymous "
+        f"{name} --missing-patient study"
+    )
+    return [told]
+
+
+def _unmet(cases: Sequence[Case], anonymous: Sequence[str]) -> list[str]:
+    """Say which Patient IDs were said to stand for nobody and are not there."""
+    known = {compared(case.patient_id) for case in cases}
+    unmet = [name for name in anonymous if compared(name) not in known]
+    return [f"anonymous_unknown: no case has the Patient ID {name!r}" for name in unmet]
 
 
 def _strata(groups: Sequence[Members], stratify: Strata | None) -> dict[str, str]:

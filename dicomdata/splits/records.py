@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dicomdata.catalog import Catalog
 from dicomdata.errors import DicomDataWarning, FileError, SplitError
-from dicomdata.splits.grouping import cases_of, compared, is_uid, series_name
+from dicomdata.splits.grouping import cases_of, compared, is_uid, series_name, without_names
 from dicomdata.stack import StackPlan
 
 if TYPE_CHECKING:
@@ -121,13 +121,16 @@ class Split:
     same: tuple[tuple[str, str], ...] = ()
     """Pairs of Patient IDs that were said to be one patient's."""
 
+    anonymous: tuple[str, ...] = ()
+    """Patient IDs that were said to stand for nobody."""
+
     findings: tuple[str, ...] = ()
     """What was decided besides, in words."""
 
     _places: _Places = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_places", _Places(self.groups))
+        object.__setattr__(self, "_places", _Places(self.groups, self.anonymous))
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -182,7 +185,7 @@ class Split:
             source: a catalog or a plan, whose catalog says what is gone, selected or not; of mere
                 stacks, nothing is called gone.
         """
-        cases = cases_of(source)
+        cases = without_names(cases_of(source), self.anonymous)
         owners: dict[str, list[Group]] = {}
         for group in self.groups:
             for series in group.series:
@@ -273,14 +276,18 @@ class Split:
             return
         text = f"the cases have changed since they were split: {changes}"
         if changed == "error":
-            raise SplitError(f"{text}: extend the split, or ask for changed='warn'")
+            raise SplitError(
+                f"{text}: select what was selected then, extend the split, or ask for "
+                f"changed='warn'"
+            )
         warnings.warn(text, DicomDataWarning, stacklevel=3)
 
 
 class _Places:
     """Finds the part of a case."""
 
-    def __init__(self, groups: Iterable[Group]) -> None:
+    def __init__(self, groups: Iterable[Group], anonymous: Iterable[str]) -> None:
+        self._anonymous = {*map(compared, anonymous)}
         self._patients: dict[str, str] = {}
         self._studies: dict[str, str] = {}
         self._series: dict[str, str] = {}
@@ -292,6 +299,8 @@ class _Places:
     def part(self, patient_id: str, study: str, series: str) -> str | None:
         """Give the part of a case; None where neither patient nor study is known, nor it itself."""
         patient = compared(patient_id)
+        if patient in self._anonymous:
+            patient = ""
         found = {
             f"Patient ID {patient_id!r}": self._patients.get(patient),
             f"study {study}": self._studies.get(study),
@@ -349,6 +358,7 @@ def _to_text(split: Split) -> str:
         "stratify": split.stratify,
         "missing_patient": split.missing_patient,
         "same": [list(pair) for pair in split.same],
+        "anonymous": list(split.anonymous),
         "catalog_fingerprint": split.catalog_fingerprint,
         "fingerprint": split.fingerprint,
         "findings": list(split.findings),
@@ -400,6 +410,8 @@ def _from_document(document: Any) -> Split:
         stratify=_take(document, "stratify", str),
         missing_patient="study" if missing == "study" else "refuse",
         same=tuple((str(left), str(right)) for left, right in _take(document, "same", list)),
+        # Files of before there was such a thing have none.
+        anonymous=_take_names(document, "anonymous") if "anonymous" in document else (),
         findings=_take_names(document, "findings"),
     )
 
