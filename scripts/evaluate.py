@@ -21,7 +21,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from train import BEST, find_labels, has_label, scan_and_plan
+from monai.transforms.compose import Compose
+from train import BEST, UNIT, find_labels, has_label, refusals, scan_and_plan
 
 import dicomdata as dd
 from dicomdata.cli.printing import plain
@@ -52,11 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = read_options(arguments)
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise dd.ConfigError("torchrun: each rank would score all cases: start one process")
         settings = load_settings(options.config, TrainingSettings)
         with join_ranks(settings.device) as ranks:
             task = find_task(settings, ranks, options)
             classes = settings.labels.kind == "cases"
-            lost = (evaluate_classes if classes else evaluate)(task, options)
+            scored, lost = (evaluate_classes if classes else evaluate)(task, options)
     except dd.DicomDataError as error:
         print(f"evaluate: {plain(str(error))}", file=sys.stderr)
         return 2
@@ -64,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     for what, each in lost:
         print(f"{what}: {plain(each.subject)}: {plain(str(each))}")
+    if not scored:
+        return 2
     return 1 if lost else 0
 
 
@@ -140,6 +145,8 @@ def find_task(settings: TrainingSettings, ranks: Ranks, options: argparse.Namesp
     if not stacks:
         raise dd.ConfigError(f"part {part!r}: none of its {len(chosen)} stacks has a label")
     print(f"{part}: {len(stacks)} stacks, {len(chosen) - len(stacks)} more without a label")
+    for text in refusals(labels, chosen):
+        print(plain(text))
     if plan.rejected:
         # Of no part, so in no mean: whoever reads the means should know.
         print(plain(f"{len(plan.rejected)} series of the archive are in no part, as they are no "
@@ -147,8 +154,15 @@ def find_task(settings: TrainingSettings, ranks: Ranks, options: argparse.Namesp
     return Task(settings, ranks, plan, stacks, labels, split.fingerprint)
 
 
-def evaluate(task: Task, options: argparse.Namespace) -> list[tuple[str, dd.Rejection]]:
-    """Score masks, and write what was found; give what could not be scored, or written.
+Lost = list[tuple[str, dd.Rejection]]
+"""What became of a case, and why."""
+
+
+def evaluate(task: Task, options: argparse.Namespace) -> tuple[int, Lost]:
+    """Score masks, and write what was found.
+
+    Returns:
+        How many cases were scored, and what could not be scored, or written.
 
     Raises:
         DicomDataError: if settings, labels and checkpoint do not go together.
@@ -183,14 +197,17 @@ def evaluate(task: Task, options: argparse.Namespace) -> list[tuple[str, dd.Reje
                     f"patients, {row.skipped} skipped"
                 )
             )
-    return [
+    return len(cases) - len(report.rejected), [
         *(("rejected", each) for each in report.rejected),
-        *(("not saved", each) for each in saver.failed),
+        *(("not saved", each) for each in saver.failed.values()),
     ]
 
 
-def evaluate_classes(task: Task, options: argparse.Namespace) -> list[tuple[str, dd.Rejection]]:
-    """Compare classes of cases, and write what was found; give what could not be compared.
+def evaluate_classes(task: Task, options: argparse.Namespace) -> tuple[int, Lost]:
+    """Compare classes of cases, and write what was found.
+
+    Returns:
+        How many cases were compared, and what could not be.
 
     Raises:
         DicomDataError: if settings, labels and checkpoint do not go together.
@@ -220,7 +237,7 @@ def evaluate_classes(task: Task, options: argparse.Namespace) -> list[tuple[str,
                 f"({row.low:.4f} to {row.high:.4f}), {row.cases} cases of {row.patients} patients"
             )
         )
-    return [("rejected", each) for each in report.rejected]
+    return len(report.rows), [("rejected", each) for each in report.rejected]
 
 
 def named(column: str, value: str) -> str:
@@ -237,8 +254,8 @@ class Saver:
 
     folder: str | None
     format: str
-    failed: list[dd.Rejection] = field(default_factory=list)
-    """What could not be written, and why: its score counts."""
+    failed: dict[str, dd.Rejection] = field(default_factory=dict)
+    """Id of a stack -> why its mask could not be written: its score counts."""
 
     @classmethod
     def of(cls, task: Task, options: argparse.Namespace) -> Saver:
@@ -272,7 +289,7 @@ class Saver:
         except OSError as error:
             raise dd.FileError(f"{self.folder}: cannot be written: {error.strerror}") from error
         except dd.DicomDataError as error:
-            self.failed.append(dd.Rejection(mask.stack.id, error))
+            self.failed[mask.stack.id] = dd.Rejection(mask.stack.id, error)
         return mask
 
 
@@ -333,15 +350,25 @@ class Predictions:
             if not labels.has(stack):
                 raise dd.LabelError(f"stack {stack.id}: no prediction in the folder")
             kind, path = labels.files[stack.id][0]
-            if kind == "file":
-                # Numbers are those of the training: 0 is background, 1 the first class.
-                names = dict(enumerate(labels.segments, 1))
-                return dd.read_label_file(path, stack, names=names, resample=labels.resample)
-            mask = labels.read(stack)
+            mask = read_file(path, stack, labels) if kind == "file" else labels.read(stack)
             odd = [each for each in mask.findings if each.kind in {"missing", "left_out"}]
             if len({each.kind for each in odd}) < 2:
                 return mask
         raise dd.LabelError(f"{mask.path}: {'; '.join(each.text for each in odd)}")
+
+
+def read_file(path: str, stack: dd.Stack, labels: dd.LabelFiles) -> dd.Mask:
+    """Read a prediction: names in the file are believed, numbers without are of the training.
+
+    Raises:
+        DicomDataError: if it cannot be read, or a number is of no class.
+    """
+    mask = dd.read_label_file(path, stack, resample=labels.resample)
+    if any(each.name != str(each.number) for each in mask.segments):
+        return dd.select_segments(mask, labels.segments, missing="empty")
+    # 0 is the background, 1 the first class.
+    numbers = {name: str(number) for number, name in enumerate(labels.segments, 1)}
+    return dd.select_segments(mask, numbers, missing="empty", others="error")
 
 
 # --- a network ------------------------------------------------------------------------------------
@@ -359,6 +386,10 @@ class Network:
 
     how: dict[str, Any]
     """Other arguments of `predict`."""
+
+    unit: str | None
+    """What the images were in that it has learned from; None where the checkpoint is of before
+    that was kept."""
 
     @classmethod
     def load(cls, task: Task, options: argparse.Namespace) -> Network:
@@ -381,12 +412,11 @@ class Network:
             )
         network = build(settings.network, "network", allowed=options.allow)
         network.load_state_dict(checkpoint.state["network"])
-        if settings.upload == "int16":
-            network = shown_as_uploaded(network, settings.window)
         dataset, how = prepare(task, options)
         overlapping = settings.labels.overlap == "channels"
         segments = tuple(settings.labels.segments)
-        return cls(network.to(task.ranks.device), dataset, segments, overlapping, how)
+        unit = checkpoint.settings.get(UNIT)
+        return cls(network.to(task.ranks.device), dataset, segments, overlapping, how, unit)
 
     def read(self, stack: dd.Stack) -> dd.Mask:
         """Predict the mask of a stack."""
@@ -404,6 +434,10 @@ class Network:
         return cast("list[float]", found.tolist())
 
     def _index(self, stack: dd.Stack) -> int:
+        if self.unit not in {None, stack.unit}:
+            raise dd.ConfigError(
+                f"stack {stack.id}: is in {stack.unit}, the network has learned from {self.unit}"
+            )
         return [each.id for each in self.dataset.stacks].index(stack.id)
 
 
@@ -417,12 +451,16 @@ def prepare(
 ) -> tuple[dd.VolumeDataset | dd.PatchDataset, dict[str, Any]]:
     """Make the dataset that is predicted, and the arguments of `predict` that go with it."""
     settings = task.settings
-    made: dict[str, Any] = {
-        "transform": build_transforms(settings.validation_transforms, options.allow),
-        "window": settings.window,
-    }
+    transform = build_transforms(settings.validation_transforms, options.allow)
+    made: dict[str, Any] = {"transform": transform, "window": settings.window}
     if settings.upload == "int16":
-        made |= {"dtype": np.int16, "window": None}
+        # After the transforms, as in the training; before what an inferer pads with 0.
+        upload = partial(dd.upload, device="cpu", window=settings.window)
+        made |= {
+            "transform": Compose([*transform.transforms, upload]),
+            "dtype": np.int16,
+            "window": None,
+        }
     if not isinstance(task.labels, dd.CaseLabels):
         made["labels"] = task.labels
     patches = settings.patches
@@ -446,24 +484,6 @@ def prepare(
         "num_workers": settings.workers,
         "weight": options.weight,
     }
-
-
-def shown_as_uploaded(
-    network: torch.nn.Module, window: tuple[float, float] | None
-) -> torch.nn.Module:
-    """Give a network int16 images as it got them in the training: after the window."""
-    import torch
-
-    class Shown(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            shown = dd.upload(images, images.device, window=window)
-            return cast("torch.Tensor", self.network(shown))
-
-    return Shown()
 
 
 if __name__ == "__main__":

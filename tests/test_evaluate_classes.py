@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dicomdata as dd
-from dicomdata.evaluate.classifying import area_under_curve
+from dicomdata.evaluate.rates import area_under_curve
 from dicomdata.testing.phantoms import write_series
 
 if TYPE_CHECKING:

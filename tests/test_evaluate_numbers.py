@@ -18,8 +18,10 @@ from monai.metrics import (
 )
 from numpy.testing import assert_allclose
 from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
 from scipy.stats import bootstrap as scipy_bootstrap
 
+from dicomdata.evaluate import surfaces
 from dicomdata.evaluate.summarising import bootstrap
 from dicomdata.evaluate.surfaces import compare_surfaces
 from dicomdata.evaluate.surfels import areas, crop
@@ -132,6 +134,24 @@ def _outer(mask: Voxels) -> Voxels:
 
 
 # --- areas ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leaf_at_a_time", [True, False])
+def test_deep_inside_a_surface_distances_are_those_of_all_pairs(
+    monkeypatch: pytest.MonkeyPatch, *, leaf_at_a_time: bool
+) -> None:
+    lower = np.random.default_rng(0).random((60, 3))
+    sphere = np.random.default_rng(1).normal(size=(6000, 3))
+    sphere = 40 * sphere / np.linalg.norm(sphere, axis=1, keepdims=True)
+    pairs = cdist(lower, sphere)
+    # Few pairs at once, or leaves that are never looked at as a whole.
+    monkeypatch.setattr(surfaces, "_PAIRS", 20_000)
+    monkeypatch.setattr(surfaces, "_MANY", 2000 if leaf_at_a_time else 7000)
+
+    there, back = surfaces._apart(lower, sphere)
+
+    np.testing.assert_allclose(there, pairs.min(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(back, pairs.min(axis=0), rtol=1e-12)
 
 
 def test_a_share_of_a_surface_is_one_of_its_area() -> None:

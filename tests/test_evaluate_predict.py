@@ -11,6 +11,7 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import SlidingWindowInferer
+from monai.networks.nets import UNet
 from monai.transforms import (
     Compose,
     CropForegroundd,
@@ -136,6 +137,14 @@ def test_a_network_predicts_in_evaluation_mode_and_is_left_as_it_was(stack: dd.S
     assert not network.frozen.training
 
 
+@pytest.mark.parametrize("step", [Flipd("image", 0), Orientationd("image", "LPI")])
+def test_patches_that_a_transform_has_moved_are_refused(stack: dd.Stack, step: Any) -> None:
+    dataset = patches(stack, transform=Compose([step]))
+
+    with pytest.raises(dd.ConfigError, match="a transform has moved it: predict whole volumes"):
+        dd.predict(bright, dataset, 0, activation="softmax")
+
+
 def test_patches_drawn_at_random_are_refused(stack: dd.Stack) -> None:
     with pytest.raises(dd.ConfigError, match="where=UniformPatches"):
         dd.predict(bright, dd.PatchDataset([stack], (4, 6, 6)), 0, activation="softmax")
@@ -247,6 +256,14 @@ def test_logits_are_no_probabilities(stack: dd.Stack) -> None:
 def test_what_is_no_prediction_is_refused(stack: dd.Stack, network: Any, message: str) -> None:
     with pytest.raises(dd.ConfigError, match=message):
         dd.predict(network, dd.VolumeDataset([stack]), 0, activation="sigmoid")
+
+
+def test_what_a_network_cannot_take_is_told_with_its_shape(stack: dd.Stack) -> None:
+    # 10 rows are not to be halved twice.
+    network = UNet(3, 1, 2, (2, 4, 8), (2, 2))
+
+    with pytest.raises(dd.ConfigError, match=r"takes no \(1, 1, 10, 12, 8\): RuntimeError"):
+        dd.predict(network, dd.VolumeDataset([stack]), 0, activation="softmax")
 
 
 def test_softmax_of_one_channel_is_refused(stack: dd.Stack) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +141,28 @@ def test_predictions_in_a_folder_are_found_and_scored(
     assert "organ: Dice" in capsys.readouterr().out
 
 
+def test_a_case_with_contradicting_labels_is_told_and_not_scored(
+    program: ModuleType, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(archive / "labels", tmp_path / "labels")
+    shutil.copy(archive / "predictions" / "0.dcm", tmp_path / "labels" / "another.dcm")
+    labels = {"kind": "SEG", "folder": str(tmp_path / "labels"), "segments": {"organ": "Organ"}}
+    everyone = dd.Split.load(archive / "split.json")
+    groups = tuple(replace(group, part="val") for group in everyone.groups)
+    replace(everyone, groups=groups).save(tmp_path / "split.json")
+    data = {"archive": str(archive / "archive"), "split": str(tmp_path / "split.json")}
+    config = configure(archive, tmp_path, labels=labels, data=data)
+
+    status = run(program, "--config", config, "--predictions", archive / "predictions")
+
+    told = capsys.readouterr().out
+    assert status == 0
+    assert "val: 2 stacks, 1 more without a label" in told
+    assert "another.dcm" in told
+    assert "each has a 'organ' of one stack" in told
+    assert len(rows_of(tmp_path / "run" / "evaluation")) == 2
+
+
 def test_a_prediction_that_is_not_there_is_told_and_not_scored(
     program: ModuleType, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +171,7 @@ def test_a_prediction_that_is_not_there_is_told_and_not_scored(
 
     status = run(program, "--config", config, "--predictions", tmp_path / "none")
 
-    assert status == 1
+    assert status == 2
     assert "no prediction in the folder" in capsys.readouterr().out
     assert all(row["error"] for row in rows_of(tmp_path / "run" / "evaluation"))
 
@@ -163,7 +187,7 @@ def test_a_prediction_of_another_name_is_not_scored_as_missed(
 
     status = run(program, "--config", config, "--predictions", tmp_path / "named")
 
-    assert status == 1
+    assert status == 2
     assert "no segment is 'organ'; not asked for: 'Liver'" in capsys.readouterr().out
 
 
@@ -180,6 +204,33 @@ def test_files_of_class_numbers_are_called_by_their_stacks(
 
     assert status == 0
     assert {row["dice"] for row in rows_of(tmp_path / "run" / "evaluation")} == {"0.75"}
+
+
+def test_names_in_a_file_are_believed_over_the_order_of_classes(
+    program: ModuleType, bright: Path, tmp_path: Path
+) -> None:
+    labels = {
+        "kind": "SEG", "folder": str(bright / "labels"),
+        "segments": {"part": "Part", "organ": "Organ"}, "overlap": "channels",
+    }  # fmt: skip
+    data = {"archive": str(bright / "archive"), "split": str(bright / "split.json")}
+    config = configure(bright, tmp_path, data=data, labels=labels)
+    (tmp_path / "named").mkdir()
+    stacks = dd.plan_stacks(dd.scan(bright / "archive", progress=False)).stacks
+    (stack,) = (stack for stack in stacks if stack.patient_id == "P3")
+    left = np.indices(LARGE)[2] < 7
+    # 1 is the organ here, and the part in the training.
+    found = np.stack([large() & ~left, large() & left])
+    mask = dd.place_mask(found, stack.affine_lps, stack, ["organ", "part"])
+    dd.write_volume(tmp_path / "named" / f"{stack.id}.nrrd", mask)
+
+    status = run(
+        program, "--config", config, "--predictions", tmp_path / "named", "--part", "train"
+    )
+
+    assert status == 0
+    dice = {row["segment"]: row["dice"] for row in rows_of(tmp_path / "run" / "evaluation")}
+    assert dice["part"] == "1.0"
 
 
 @pytest.mark.parametrize("patches", [None, {"size": [4, 4, 4], "overlap": 0.5}])
@@ -233,6 +284,51 @@ def test_a_checkpoint_of_other_settings_is_refused(
 
     assert status == 2
     assert "another setting of window" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_the_same_classes_in_another_order_is_refused(
+    program: ModuleType, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = {"kind": "SEG", "folder": str(archive / "labels"), "missing": "empty"}
+    patterns = {"organ": "Organ", "tumour": "Tumour"}
+    first = configure(archive, tmp_path, labels=kind | {"segments": patterns})
+    checkpoint_of(first, dd.Split.load(archive / "split.json"))
+    turned = tmp_path / "turned.yaml"
+    text = first.read_text().replace("    organ: Organ\n    tumour: Tumour\n",
+                                     "    tumour: Tumour\n    organ: Organ\n")  # fmt: skip
+    turned.write_text(text)
+
+    status = run(program, "--config", turned)
+
+    assert text != first.read_text()
+    assert status == 2
+    assert "another setting of labels" in capsys.readouterr().err
+
+
+def test_stacks_of_another_unit_than_was_learned_from_are_rejected(
+    program: ModuleType, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(archive, tmp_path)
+    split = dd.Split.load(archive / "split.json")
+    checkpoint_of(config, split)
+    path = tmp_path / "run" / "best.pt"
+    learned = Checkpoint.load(path)
+    replace(learned, settings=learned.settings | {"unit": "SUV"}).save(path)
+
+    status = run(program, "--config", config)
+
+    assert status == 2
+    assert "is in HU, the network has learned from SUV" in capsys.readouterr().out
+
+
+def test_several_ranks_are_refused(
+    program: ModuleType, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    assert run(program, "--config", configure(archive, tmp_path)) == 2
+    assert "start one process" in capsys.readouterr().err
 
 
 # --- predictions out ------------------------------------------------------------------------------
@@ -447,13 +543,16 @@ def test_a_volume_is_seen_through_windows(
     assert {row["dice"] for row in rows_of(tmp_path / "run" / "evaluation")} == {"1.0"}
 
 
+@pytest.mark.parametrize("how", [{"patches": {"size": [4, 6, 6]}}, {}])
 def test_images_are_shown_as_they_were_uploaded(
-    program: ModuleType, bright: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    program: ModuleType, bright: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    how: dict[str, Any],
+) -> None:  # fmt: skip
     # The network finds what is above -250 of 0 to 1, all of it: the window was taken.
     config = brightly(
         bright, tmp_path, monkeypatch, upload="int16", window=[-1000, 500],
-        patches={"size": [4, 6, 6]},
+        validation_transforms=[{"_target_": "Flipd", "keys": IMAGE, "spatial_axis": 0}] * (not how),
+        **how,
     )  # fmt: skip
 
     status = run(program, "--config", config, "--allow", "bright_networks")

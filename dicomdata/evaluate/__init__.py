@@ -5,7 +5,7 @@ to, `surfaces` measures distances in mm, `surfels` areas. `evaluate` does so for
 gives a `Report` (`records`), with intervals over patients (`summarising`) and a page of the worst
 (`page`). `predict` gives a network's output on the grid of a stack, `to_mask` segments of it
 (`predicting`); of all this, they and `predict_classes` alone need torch. `evaluate_classes`
-compares classes of whole cases (`classifying`).
+compares classes of whole cases (`classifying`, `rates`).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 from dicomdata.dataset import GridPatches, PatchDataset, VolumeDataset, reassemble
 from dicomdata.dataset.patches import PATCH_START
-from dicomdata.errors import ConfigError, GeometryError, LabelError
+from dicomdata.errors import ConfigError, DicomDataError, GeometryError, LabelError
 from dicomdata.evaluate.placing import place_mask
 from dicomdata.labels.placing import SAME_CENTRE, place
 from dicomdata.labels.records import HALF
@@ -45,6 +45,9 @@ nothing, for a network that gives probabilities."""
 Decision: TypeAlias = Literal["argmax", "each"]
 """How probabilities become segments: the likeliest, channel 0 being background; or each channel a
 segment, from one half on."""
+
+_MOVED = 1e-3
+"""By how much the affine of a patch may miss where it was cut, mm: nobody moves by so little."""
 
 _ROUNDING = 1e-3
 """By how much a probability may miss 0 or 1: interpolation of what 16 bits hold."""
@@ -87,8 +90,8 @@ def predict(  # noqa: PLR0913 - network, volume, and how: all by name
         (C, X, Y, Z), float32, probabilities from 0 to 1, on the CPU.
 
     Raises:
-        ConfigError: if an argument makes no sense for the dataset, or what comes out is no
-            probability.
+        ConfigError: if an argument makes no sense for the dataset, the network cannot take a batch
+            or gives no probability of it, or a transform has moved a patch.
         GeometryError: if the transform cannot be inverted to the stack's grid.
         DicomDataError: if the stack cannot be read.
     """
@@ -137,14 +140,15 @@ def predict_classes(
         (C,), from 0 to 1.
 
     Raises:
-        ConfigError: if the network gives something else, or no probabilities.
+        ConfigError: if the network cannot take the volume, or gives something else, or no
+            probabilities.
         DicomDataError: if the stack cannot be read.
     """
     where = _device_of(network) if device is None else torch.device(device)
     image = dataset[index][dataset.image]
     plain = image.as_tensor() if isinstance(image, MetaTensor) else image
     with _Evaluating(network), torch.no_grad():
-        output: Any = network(plain[None].to(where))
+        output = _ask(network, plain[None].to(where))
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ConfigError(
@@ -232,7 +236,8 @@ def _forward(
     plain = batch.as_tensor() if isinstance(batch, MetaTensor) else batch
     there = plain.to(device)
     # Some networks give several tensors, for deep supervision.
-    output: Any = network(there) if inferer is None else inferer(there, network)
+    ask = network if inferer is None else lambda given: inferer(given, network)
+    output = _ask(ask, there)
     fits = (
         isinstance(output, torch.Tensor)
         and output.ndim == 5
@@ -246,6 +251,23 @@ def _forward(
         )
     plain = output.as_tensor() if isinstance(output, MetaTensor) else output
     return plain.to(torch.float32)
+
+
+def _ask(network: Callable[[torch.Tensor], Any], batch: torch.Tensor) -> Any:
+    """Give whatever a network says of a batch.
+
+    Raises:
+        ConfigError: if it cannot take a batch of that shape.
+    """
+    try:
+        return network(batch)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DicomDataError):
+            raise
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(
+            f"the network takes no {tuple(batch.shape)}: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _predict_patches(
@@ -265,7 +287,29 @@ def _predict_patches(
         windows, batch_size=batch_size, num_workers=num_workers, collate_fn=collate
     )
     for batch in loader:
-        yield batch[PATCH_START], run(batch[dataset.image])
+        starts, image = batch[PATCH_START], batch[dataset.image]
+        _check_places(image, starts, dataset.stacks[index])
+        yield starts, run(image)
+
+
+def _check_places(image: torch.Tensor, starts: torch.Tensor, stack: Stack) -> None:
+    """Refuse patches that no longer lie where they were cut, as far as they say where they lie.
+
+    Raises:
+        ConfigError: if one does not: what the network says of it would be put elsewhere.
+    """
+    if not isinstance(image, MetaTensor):
+        return
+    affine = torch.from_numpy(stack.affine_ras.copy())
+    expected = affine[:, [2, 1, 0, 3]].repeat(len(starts), 1, 1)
+    expected[:, :3, 3] += starts.to(affine.dtype) @ affine[:3, :3].T
+    moved = (image.affine - expected).abs().flatten(1).amax(1) > _MOVED
+    if moved.any():
+        raise ConfigError(
+            f"stack {stack.id}: its patch at {tuple(starts[moved][0].tolist())} does not lie there "
+            f"any more, a transform has moved it: predict whole volumes, through windows of an "
+            f"inferer, which are taken back"
+        )
 
 
 def _predict_volume(
