@@ -14,7 +14,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +39,7 @@ from dicomdata.training import (
     Images,
     Learner,
     Loop,
+    NamedSamples,
     Ranks,
     Records,
     StoppedError,
@@ -44,19 +48,27 @@ from dicomdata.training import (
     build,
     build_transforms,
     choose_precision,
+    claim_folder,
+    compare_transforms,
+    ended_workers,
     fingerprint_of_stacks,
     heed_signals,
+    is_named,
     join_ranks,
     leave_signals_to_parent,
+    one_line,
     remove_partials,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from dicomdata.cache import VolumeCache
 
 LAST, BEST = "last.pt", "best.pt"
+
+UNIT = "unit"
+"""What a checkpoint calls the unit of the images that it has learned from."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,13 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--allow", action="append", default=[], help="a package that targets may be of, too"
     )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where in the program an error was, too"
+    )
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(options.config, TrainingSettings)
         with join_ranks(settings.device) as ranks:
             train(settings, ranks, resume=options.resume, allowed=options.allow)
-    except dd.DicomDataError as error:
-        print(f"train: {plain(str(error))}", file=sys.stderr)
+    except (dd.DicomDataError, RuntimeError) as error:
+        if not is_named(error):
+            raise
+        if options.traceback:
+            traceback.print_exc()
+        print(f"train: {plain(one_line(error))}", file=sys.stderr)
         return 2
     except StoppedError as stopped:
         print(f"train: {stopped}: --resume goes on", file=sys.stderr)
@@ -107,8 +126,17 @@ def train(
         os.makedirs(settings.folder, exist_ok=True)
     except OSError as error:
         raise dd.FileError(f"{settings.folder}: no folder: {error.strerror}") from error
-    if ranks.first:
-        remove_partials(settings.folder)
+    # Before anything of another run is touched: it may be writing.
+    with claim_folder(settings.folder) if ranks.first else nullcontext():
+        if ranks.first:
+            remove_partials(settings.folder)
+        train_in_folder(settings, ranks, last, allowed)
+
+
+def train_in_folder(
+    settings: TrainingSettings, ranks: Ranks, last: str, allowed: Sequence[str]
+) -> None:
+    """Train from the beginning, or from the last checkpoint, if there is one."""
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
@@ -119,6 +147,8 @@ def train(
         for each in (settings.transforms, settings.validation_transforms)
     ]
     with Records(settings.folder, ranks, tensorboard=settings.tensorboard) as records:
+        for difference in compare_transforms(*transforms):
+            records.say(difference)
         task = find_task(settings, ranks, records)
         cache = make_cache(settings, ranks)
         dataset = make_dataset(settings, task, cache, transforms[0], records)
@@ -139,7 +169,8 @@ def train(
             watched = make_dataset(settings, task, cache, transforms[1])
             order = dd.EpochSampler(watched, seed=settings.seed, shuffle=False, tail="uneven")
             validation = make_loader(settings, ranks, watched, order)
-        with heed_signals(ranks) as stop:
+        loaders = [loop.loader] if validation is None else [loop.loader, validation]
+        with heed_signals(ranks) as stop, ended_workers(loaders):
             run(settings, loop, task, validation, stop)
 
 
@@ -191,7 +222,8 @@ def find_task(settings: TrainingSettings, ranks: Ranks, records: Records) -> Tas
         records.say(
             f"{role}: {len(stacks)} stacks of {len({s.patient_id for s in stacks})} patients"
         )
-    decisive = {**settings.decisive, "ranks": str(ranks.count)}
+    unit = labelled["training"][0].unit
+    decisive = {**settings.decisive, "ranks": str(ranks.count), UNIT: unit}
     return Task(labelled, labels, fingerprints, decisive)
 
 
@@ -214,15 +246,17 @@ def find_labels(settings: TrainingSettings, plan: dd.StackPlan) -> dd.LabelFiles
         "missing": told.missing, "overlap": told.overlap, "several": told.several,
         "resample": told.resample, "outside": told.outside,
     }  # fmt: skip
-    if told.kind in {"SEG", "RTSTRUCT"}:
-        options |= {"kind": told.kind, "folder": told.folder, "by_images": told.by_images}
+    if told.dicom_kinds:
+        options |= {"kind": told.dicom_kinds, "folder": told.folder, "by_images": told.by_images}
         return dd.LabelFiles.find(plan, told.segments, **options)
-    table = dd.read_case_labels(
-        str(told.table), told.column, key=told.key, by=told.by, classes=told.classes or None
-    )
+    read = partial(
+        dd.read_case_labels, str(told.table), key=told.key, by=told.by,
+        classes=told.classes or None,
+    )  # fmt: skip
     if told.kind == "cases":
-        return table
-    return dd.LabelFiles.from_table(plan, table, told.segments, **options)
+        return read(told.column)
+    columns = {name: read(column) for name, column in told.columns.items()}
+    return dd.LabelFiles.from_table(plan, columns or read(told.column), told.segments, **options)
 
 
 def choose_labelled(
@@ -235,11 +269,16 @@ def choose_labelled(
     """Give the stacks that have a label; refuse, or leave out, those that have none."""
     known = [stack for stack in stacks if has_label(labels, stack)]
     lost = [stack for stack in stacks if not has_label(labels, stack)]
+    refused = refusals(labels, lost)
     if lost:
         told = f"{role}: {len(lost)} of {len(stacks)} stacks have no label, first {lost[0].id}"
         if settings.data.unlabelled == "error":
-            raise dd.LabelError(f"{told}; data.unlabelled: drop leaves them out")
+            raise dd.LabelError(
+                "; ".join([told, *refused[:1], "data.unlabelled: drop leaves them out"])
+            )
         records.say(f"{told}: left out")
+        for each in refused:
+            records.say(f"{role}: {each}")
     return tuple(known)
 
 
@@ -248,6 +287,12 @@ def has_label(labels: dd.LabelFiles | dd.CaseLabels, stack: dd.Stack) -> bool:
     if isinstance(labels, dd.CaseLabels):
         return labels.of(stack) is not None
     return labels.has(stack)
+
+
+def refusals(labels: dd.LabelFiles | dd.CaseLabels, stacks: Iterable[dd.Stack]) -> list[str]:
+    """Say of stacks why what there is for them is no label."""
+    why = {} if isinstance(labels, dd.CaseLabels) else labels.refused
+    return [why[stack.id] for stack in stacks if stack.id in why]
 
 
 def check_stacks(parts: dict[str, tuple[dd.Stack, ...]], settings: TrainingSettings) -> None:
@@ -357,7 +402,7 @@ def make_loader(
 ) -> DataLoader[Any]:
     """Give batches, in pinned memory where there is a GPU to send them to."""
     return DataLoader(
-        dataset,
+        NamedSamples(dataset),
         batch_size=settings.batch_size,
         sampler=sampler,
         num_workers=settings.workers,
@@ -391,23 +436,29 @@ def run(
         if learner.ranks.first:
             checkpoint_of(loop, task).save(os.path.join(settings.folder, name))
 
+    if (done := loop.sampler.epoch) > settings.epochs:
+        records.say(f"{done} epochs are done already, and epochs is {settings.epochs}: nothing is "
+                    f"left")  # fmt: skip
+        return
     for epoch in range(loop.sampler.epoch, settings.epochs):
         loop.sampler.set_epoch(epoch)
         loss = loop.run_epoch(save, stop)
         told: dict[str, Any] = {"learning_rate": float(learner.optimizer.param_groups[0]["lr"])}
-        watched, better = loss, False
+        # Losses of the training and of the validation are not to be compared.
+        watched = loss if validation is None else None
+        better = False
         if validation is not None and (epoch + 1) % settings.validate_every == 0:
             # A validation may be long: what was learned before it is not lost with it.
             save()
             scores = learner.validate(stoppable(validation, records, stop))
             watched = scores.loss
-            better = watched < loop.progress.get("best", float("inf"))
+            if better := watched < loop.progress.get("best", float("inf")):
+                loop.progress["best"] = watched
             told |= {"validation_loss": scores.loss, "accuracy": scores.accuracy}
             told["scores"] = asdict(scores)
         learner.end_epoch(watched)
         loop.end_epoch()
         if better:
-            loop.progress["best"] = watched
             save(BEST)
         save()
         records.add_epoch(epoch=epoch, step=int(loop.progress["step"]), loss=loss, **told)

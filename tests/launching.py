@@ -6,6 +6,7 @@ told of: by itself, or as several ranks with the environment that torchrun gives
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -77,6 +78,8 @@ def serve() -> None:
     import torch._dynamo  # noqa: F401
     import train
 
+    # No collection goes through all of that in a child, when it ends if not before.
+    gc.freeze()
     for line in sys.stdin:
         told = json.loads(line)
         Path(told["stderr"]).write_text("")

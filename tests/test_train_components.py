@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.networks.nets import UNet
-from monai.transforms import Compose, RandFlipd
+from monai.transforms import Compose, Flipd, RandFlipd
 
 from dicomdata.config import load_settings
 from dicomdata.config.training import TrainingSettings
 from dicomdata.errors import ConfigError, FileError
+from dicomdata.loader import collate
 from dicomdata.training import (
     Checkpoint,
     Learner,
@@ -24,12 +26,15 @@ from dicomdata.training import (
     build,
     build_transforms,
     choose_precision,
+    compare_transforms,
     remove_partials,
 )
 from dicomdata.training.targets import check_activation
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from dicomdata.training.learner import Precision
 
 UNET: dict[str, Any] = {
     "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [2, 4],
@@ -128,6 +133,31 @@ def test_a_package_is_allowed_by_who_starts_the_program(
         build({"_target_": "own_networks.Ow"}, "network", allowed=["own_networks"])
 
 
+def test_other_images_than_are_learned_from_are_told() -> None:
+    learned: list[dict[str, Any]] = [
+        {"_target_": "Spacingd", "keys": "image", "pixdim": [1, 1, 1]},
+        {"_target_": "RandFlipd", "keys": "image"},
+    ]
+
+    def told(*validated: dict[str, Any]) -> list[str]:
+        return compare_transforms(build_transforms(learned), build_transforms(validated))
+
+    assert told(learned[0]) == []
+    (missing,) = told()
+    assert missing.startswith("Spacingd: of transforms, and not of validation_transforms")
+    (random,) = told(*learned)
+    assert random.startswith("RandFlipd: of validation_transforms, and random")
+
+
+def test_scaled_gradients_may_begin_where_there_were_none() -> None:
+    network = build(UNET, "network")
+    plain, scaled = (learner_of(network, DICE, each) for each in ("float32", "float16"))
+
+    scaled.load_state_dict(plain.state_dict())
+
+    assert scaled.state_dict()["scaler"]["scale"] > 1
+
+
 # --- loss and labels ------------------------------------------------------------------------------
 
 CLASSES = Targets(("background", "organ"))
@@ -149,6 +179,8 @@ ONE_CHANNEL = Targets(("organ",), overlapping=True)
         (CHANNELS, {"_target_": "TverskyLoss", "sigmoid": True}),
         (CHANNELS, {"_target_": "FocalLoss"}),
         (CHANNELS, {"_target_": "BCEWithLogitsLoss"}),
+        (CHANNELS, {"_target_": "MultiLabelSoftMarginLoss"}),
+        (CHANNELS, {"_target_": "GeneralizedDiceFocalLoss", "sigmoid": True}),
         (ONE_CHANNEL, {"_target_": "DiceCELoss", "sigmoid": True}),
         (ONE_CHANNEL, {"_target_": "BCEWithLogitsLoss"}),
     ],
@@ -188,6 +220,11 @@ def test_a_loss_of_the_same_form_as_the_labels_is_lowest_where_all_is_right(
         (CHANNELS, {"_target_": "DiceLoss", "sigmoid": True, "include_background": False},
          "leaves out the first channel"),
         (ONE_CHANNEL, {"_target_": "DiceCELoss", "softmax": True}, "softmax: true"),
+        # What would be found from 0.5 on is found from 0 on, as logits are.
+        (CHANNELS, {"_target_": "DiceLoss"}, "is not told sigmoid: true"),
+        (CHANNELS, {"_target_": "TverskyLoss", "other_act": None}, "is not told sigmoid: true"),
+        (CHANNELS, {"_target_": "BCELoss"}, "BCELoss takes no logits"),
+        (CHANNELS, {"_target_": "MSELoss"}, "MSELoss takes no logits"),
         (CLASSES, {"_target_": "DiceCELoss", "softmax": True}, "to_onehot_y: true"),
         (CLASSES, {"_target_": "DiceLoss", "sigmoid": True}, "to_onehot_y: true"),
         (CLASSES, {"_target_": "BCEWithLogitsLoss"}, "labels.overlap: channels"),
@@ -231,6 +268,17 @@ def test_a_label_that_a_transform_made_something_else_of_is_refused(
         targets.check_label(label, torch.zeros(1, 1, 2, 2, 2))
 
 
+def test_a_transform_of_the_image_alone_that_moves_it_is_refused() -> None:
+    def sample() -> Any:
+        return {key: MetaTensor(torch.zeros(1, 4, 4, 4), torch.eye(4)) for key in BOTH}
+
+    learner = learner_of(build(UNET, "network"), DICE)
+
+    learner.learn(collate([Flipd(BOTH, 0)(sample()), sample()]))
+    with pytest.raises(ConfigError, match=r"sample 2 .* 3 mm: .* keys: \[image, label\]"):
+        learner.learn(collate([sample(), Flipd("image", 0)(sample())]))
+
+
 def test_classes_that_overlap_are_counted_each_by_itself() -> None:
     # Four voxels: of both classes, of the first, of the second, of none. The last output is 0,
     # a probability of one half: found.
@@ -243,10 +291,12 @@ def test_classes_that_overlap_are_counted_each_by_itself() -> None:
     assert voxels.tolist() == [2, 4]
 
 
-def learner_of(network: torch.nn.Module, loss: dict[str, Any]) -> Learner:
+def learner_of(
+    network: torch.nn.Module, loss: dict[str, Any], precision: Precision = "float32"
+) -> Learner:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     ranks = Ranks(0, 1, torch.device("cpu"))
-    return Learner(network, build(loss, "loss"), optimizer, None, ranks, CLASSES, "float32")
+    return Learner(network, build(loss, "loss"), optimizer, None, ranks, CLASSES, precision)
 
 
 class Twice(torch.nn.Conv3d):
@@ -256,6 +306,8 @@ class Twice(torch.nn.Conv3d):
         output = super().forward(image)
         return [output, output[..., ::2, ::2, ::2]]
 
+
+BOTH = ["image", "label"]
 
 DICE = {"_target_": "DiceCELoss", "to_onehot_y": True, "softmax": True}
 
@@ -325,6 +377,18 @@ def test_a_misspelt_setting_is_refused_with_the_nearest(
             f"{{kind: SEG, overlap: channels, segments: {dict.fromkeys('abcdefghijklmnop', 'x')}}}",
             "16 segments with overlap: channels: expected 15 at most",
         ),
+        (
+            "{kind: [SEG, RTSTRUCT], segments: {a: b}, table: x}",
+            "labels of kind SEG and RTSTRUCT know no table",
+        ),
+        ("{kind: seg, segments: {a: b}}", "input should be 'SEG', 'RTSTRUCT', 'files' or 'cases'"),
+        ("{kind: [SEG, files], segments: {a: b}}", "input should be 'SEG' or 'RTSTRUCT'"),
+        (
+            "{kind: files, table: x, column: y, columns: {a: b}}",
+            "column and columns: expected one of them",
+        ),
+        ("{kind: files, table: x, columns: {}}", "labels of kind files need segments"),
+        ("{kind: cases, table: x, columns: {a: b}}", "labels of kind cases know no columns"),
         ("{kind: cases, table: x, classes: [a]}", "labels of kind cases need two classes"),
         ("{kind: cases, table: x, segments: {a: b}}", "labels of kind cases know no segments"),
     ],
@@ -335,6 +399,28 @@ def test_labels_have_the_settings_of_their_kind(tmp_path: Path, labels: str, tol
 
     with pytest.raises(ConfigError, match=told):
         load_settings(path, TrainingSettings)
+
+
+def test_columns_name_the_classes_where_nothing_else_does(tmp_path: Path) -> None:
+    def names(labels: str) -> tuple[str, ...]:
+        path = tmp_path / "train.yaml"
+        path.write_text(BASE.replace("{kind: SEG, segments: {lung: Lung}}", labels))
+        return load_settings(path, TrainingSettings).labels.class_names
+
+    columns = "kind: files, table: x, columns: {lobe_1: a, lobe_2: b}"
+
+    assert names(f"{{{columns}}}") == ("background", "lobe_1", "lobe_2")
+    assert names(f"{{{columns}, segments: {{lung: lobe_.*}}}}") == ("background", "lung")
+
+
+def test_the_order_of_classes_decides_what_is_learned(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    told = []
+    for segments in ("{lung: Lung, tumour: GTV}", "{tumour: GTV, lung: Lung}"):
+        path.write_text(BASE.replace("{lung: Lung}", segments))
+        told.append(load_settings(path, TrainingSettings).decisive["labels"])
+
+    assert told[0] != told[1]
 
 
 def test_where_things_lie_does_not_decide_what_is_learned(tmp_path: Path) -> None:

@@ -101,8 +101,12 @@ class Checkpoint:
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             reason = next(iter(str(error).splitlines()), "it is empty")
             raise ConfigError(f"{source}: no checkpoint: {reason}") from error
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise ConfigError(f"{source}: no checkpoint of this version: expected {_FORMAT!r}")
+        known = content.pop("format", None) if isinstance(content, dict) else None
+        if known != _FORMAT:
+            raise ConfigError(
+                f"{source}: no checkpoint of this version: its format is {known!r}, expected "
+                f"{_FORMAT!r}"
+            )
         try:
             return cls(**content)
         except TypeError as error:

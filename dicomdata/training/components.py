@@ -114,6 +114,29 @@ def build_transforms(
     return Compose(made)
 
 
+def compare_transforms(training: Compose, validation: Compose) -> list[str]:
+    """Say, a line each, in what a network is shown other images when it is not learning.
+
+    Nothing is refused: a crop that makes samples alike may be for the training alone.
+    """
+    from monai.transforms.transform import Randomizable
+
+    def names(compose: Compose, *, random: bool) -> list[str]:
+        steps = compose.transforms
+        return [type(each).__name__ for each in steps if isinstance(each, Randomizable) is random]
+
+    told = []
+    known = names(validation, random=False)
+    if missing := [name for name in names(training, random=False) if name not in known]:
+        told.append(
+            f"{', '.join(missing)}: of transforms, and not of validation_transforms: the network "
+            f"is validated on other images than it learns from"
+        )
+    if drawn := names(validation, random=True):
+        told.append(f"{', '.join(drawn)}: of validation_transforms, and random: scores will be so")
+    return told
+
+
 def _find(target: str, kind: Kind, allowed: Sequence[str]) -> Any:
     """Find a class by its name.
 

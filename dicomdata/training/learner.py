@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dicomdata.errors import ConfigError, DicomDataError
 from dicomdata.loader import upload
+from dicomdata.training.samples import LOST_WORKER
 from dicomdata.training.scores import Scores
-from dicomdata.training.targets import check_activation
+from dicomdata.training.targets import check_activation, check_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -126,10 +127,16 @@ class Learner:
         self._scaler.update()
         return loss.detach()
 
-    def end_epoch(self, loss: float) -> None:
-        """Change the learning rate, by the loss if the scheduler wants that."""
+    def end_epoch(self, watched: float | None) -> None:
+        """Change the learning rate.
+
+        Args:
+            watched: the loss that a scheduler may go by; None where this epoch has none, as
+                epochs between validations: what goes by it waits.
+        """
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(loss)
+            if watched is not None:
+                self.scheduler.step(watched)
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -142,6 +149,8 @@ class Learner:
         classes = self.targets.classes
         counts = torch.zeros(3, len(classes), dtype=torch.float64)
         sums = torch.zeros(4, dtype=torch.float64)
+        # Ranks have their own statistics of normalisation; saved are those of the first.
+        self.ranks.take_first(self.network.buffers())
         self.network.eval()
         # Not the wrapped one: ranks may have different numbers of batches here.
         with torch.inference_mode():
@@ -168,10 +177,13 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        self._scaler.load_state_dict(state["scaler"])
+        # Empty where gradients were not scaled, as on a processor.
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
 
     def _upload(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Bring image and label to the device, as plain tensors: one place costs less than two."""
+        check_places(batch["image"], batch["label"])
         image, label = (batch[key].as_subclass(torch.Tensor) for key in ("image", "label"))
         self.images.check(image)
         self.targets.check_label(label, image)
@@ -236,7 +248,8 @@ def _told(what: str) -> Iterator[None]:
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, DicomDataError):
+        # PyTorch tells of a worker that has died wherever the program is at that time.
+        if isinstance(error, DicomDataError) or str(error).startswith(LOST_WORKER):
             raise
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(f"{what}: {type(error).__name__}: {reason}") from error

@@ -71,6 +71,11 @@ class Loop:
 
     _pending: list[tuple[int, torch.Tensor, list[str]]] = field(default_factory=list)
     _flushed: float = field(default_factory=time.monotonic)
+    _present: torch.Tensor | None = None
+    """Of each class, how many batches of an epoch had any of it; None where none is counted."""
+
+    _covered: bool = False
+    """Whether a whole epoch was looked at for its classes."""
 
     def __post_init__(self) -> None:
         self.position = self.sampler.state_dict()
@@ -92,11 +97,16 @@ class Loop:
         """
         epoch, ranks = self.sampler.epoch, self.learner.ranks
         self.learner.network.train()
+        if not self._covered and not self.position["done"]:
+            self._present = torch.zeros(len(self.learner.targets.classes), dtype=torch.float64)
         batches = self.sampler.counted(self.loader)
         for batch in self.records.track(batches, total=len(self.loader), what=f"epoch {epoch}"):
             step = int(self.progress["step"])
             seed_step(self.seed, step, ranks.rank)
             loss = self.learner.learn(batch)
+            if self._present is not None:
+                label = batch["label"].as_subclass(torch.Tensor)
+                self._present += self.learner.targets.present(label)
             self.progress["step"] = step + 1
             self.position = self.sampler.state_dict()
             self._pending.append((step + 1, loss, _names(batch)))
@@ -108,6 +118,7 @@ class Loop:
                 save()
             if asked:
                 raise StoppedError(asked)
+        self._tell_classes(epoch)
         total, taken = self.share(epoch)
         return total / max(taken, 1)
 
@@ -125,6 +136,16 @@ class Loop:
         first = self.learner.ranks.first
         self.progress.update(epoch_loss=loss if first else 0, epoch_steps=taken if first else 0)
         return loss, taken
+
+    def _tell_classes(self, epoch: int) -> None:
+        """Tell which classes no sample of an epoch had: nothing can be learned of them."""
+        if self._present is None:
+            return
+        counts = self.learner.ranks.total(self._present).tolist()
+        named = zip(self.learner.targets.classes, counts, strict=True)
+        if absent := [name for name, count in named if not count]:
+            self.records.say(f"no sample of epoch {epoch} had any of: {', '.join(absent)}")
+        self._present, self._covered = None, True
 
     def _is_time(self) -> bool:
         late = time.monotonic() - self._flushed > _FLUSH_S

@@ -14,7 +14,7 @@ import torch.distributed
 from dicomdata.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Literal
 
 _PATIENCE = timedelta(hours=12)
@@ -50,6 +50,11 @@ class Ranks:
         if self.count > 1:
             torch.distributed.all_reduce(summed)
         return summed.cpu()
+
+    def take_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Take what the first rank has, in place of each of them."""
+        for tensor in tensors if self.count > 1 else ():
+            torch.distributed.broadcast(tensor, 0)
 
     def highest(self, value: int) -> int:
         """Give the highest of what all ranks have, in each of them."""

@@ -11,11 +11,13 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType
+
+    from torch.utils.data import DataLoader
 
     from dicomdata.training.ranks import Ranks
 
@@ -95,11 +97,29 @@ def heed_signals(ranks: Ranks) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def ended_workers(loaders: Iterable[DataLoader[Any]]) -> Iterator[None]:
+    """End the persistent workers of loaders, whatever happens within.
+
+    Otherwise Python would, when the program ends: by SIGTERM, which `leave_signals_to_parent` has
+    them ignore, and would wait for them for ever.
+    """
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            # PyTorch ends them in order when the iterator is freed, and an error, or a cycle that
+            # waits for the garbage collector, may keep that.
+            iterator, loader._iterator = loader._iterator, None  # noqa: SLF001
+            if iterator is not None:
+                iterator._shutdown_workers()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 def leave_signals_to_parent(_: int) -> None:
     """Let a worker of a DataLoader go on when all processes are asked to stop.
 
     A terminal, and most clusters, send the signal to all of them: a worker that died of it would
-    take with it the step that is to be ended.
+    take with it the step that is to be ended. `ended_workers` ends them.
     """
     for number in _ASKING:
         signal.signal(number, signal.SIG_IGN)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.losses.dice import DiceCELoss, GeneralizedWassersteinDiceLoss
 from monai.losses.ds_loss import DeepSupervisionLoss
 from monai.losses.unified_focal_loss import (
@@ -33,6 +34,12 @@ _EXCLUDING = (
     AsymmetricUnifiedFocalLoss,
 )
 """Losses of classes of which a voxel has exactly one, whatever they are told."""
+
+_OF_LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
+"""Losses of PyTorch that take the sigmoid of each output themselves."""
+
+_APART = 1e-4
+"""By how much affines of an image and its label may differ, mm: transforms of both round alike."""
 
 _HALF = 0.5
 """From this probability on, a voxel is of a class that may overlap with others."""
@@ -58,7 +65,7 @@ class Targets:
         name = f"loss {type(loss).__name__}"
         one_hot = [part.to_onehot_y for part in loss.modules() if hasattr(part, "to_onehot_y")]
         if self.overlapping:
-            if why := self._what_excludes(loss):
+            if why := self._what_excludes(loss) or _what_takes_no_logits(loss):
                 raise ConfigError(f"{name}: {why}")
         elif one_hot and not any(one_hot):
             raise ConfigError(
@@ -174,6 +181,13 @@ class Targets:
                 f"{{_target_: DeepSupervisionLoss, loss: {{_target_: {type(loss).__name__}, ...}}}}"
             )
 
+    def present(self, label: torch.Tensor) -> torch.Tensor:
+        """Tell of each class whether a batch of labels has any of it, (C,) bool."""
+        if self.overlapping:
+            return label.transpose(0, 1).flatten(1).any(1)
+        count = len(self.classes)
+        return torch.bincount(label.flatten().long(), minlength=count)[:count] > 0
+
     def count(self, output: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Count what an output finds, in voxels or cases.
 
@@ -199,6 +213,28 @@ class Targets:
             ]
         voxels = torch.tensor([int(right.sum()), right.numel()])
         return torch.stack(sums).double(), voxels.double()
+
+
+def check_places(image: torch.Tensor, label: torch.Tensor) -> None:
+    """Refuse labels that do not lie where their images do, as far as both say where they lie.
+
+    Args:
+        image: (B, 1, X, Y, Z), of a batch.
+        label: (B, C, X, Y, Z).
+
+    Raises:
+        ConfigError: if a transform has moved one of the two alone.
+    """
+    if not (isinstance(image, MetaTensor) and isinstance(label, MetaTensor)):
+        return
+    apart = (image.affine - label.affine).abs().flatten(1).amax(1)
+    number = int(apart.argmax())
+    if apart[number] > _APART:
+        raise ConfigError(
+            f"label: of sample {number + 1} of the batch, affines of image and label differ by "
+            f"{float(apart[number]):.4g} mm: what moves one must be done to both, "
+            f"keys: [image, label]"
+        )
 
 
 def check_activation(loss: nn.Module, output: torch.Tensor) -> None:
@@ -232,6 +268,17 @@ def _is_elementwise(loss: nn.Module) -> bool:
     """Whether it is one of PyTorch's losses that compare number with number."""
     torchs = type(loss).__module__ == nn.modules.loss.__name__
     return torchs and not isinstance(loss, _OF_CLASS_NUMBERS)
+
+
+def _what_takes_no_logits(loss: nn.Module) -> str | None:
+    """Say what of a loss is not for logits; validation and prediction take the sigmoid of them."""
+    for part in loss.modules():
+        name = type(part).__name__
+        if getattr(part, "sigmoid", True) is False:
+            return f"{name} is not told sigmoid: true, which it is with labels.overlap: channels"
+        if _is_elementwise(part) and not isinstance(part, _OF_LOGITS):
+            return f"{name} takes no logits: with labels.overlap: channels take BCEWithLogitsLoss"
+    return None
 
 
 def _shape_of(output: Any) -> Any:
