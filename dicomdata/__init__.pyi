@@ -12,7 +12,6 @@ from .catalog import open_catalog as open_catalog
 from .catalog import scan as scan
 from .dataset import BalancedPatches as BalancedPatches
 from .dataset import GridPatches as GridPatches
-from .dataset import LabelFiles as LabelFiles
 from .dataset import LabelPositions as LabelPositions
 from .dataset import PatchDataset as PatchDataset
 from .dataset import UniformPatches as UniformPatches
@@ -64,6 +63,7 @@ from .header import read_instance as read_instance
 from .labels import CaseLabels as CaseLabels
 from .labels import Code as Code
 from .labels import FoundLabels as FoundLabels
+from .labels import LabelFiles as LabelFiles
 from .labels import LabelFinding as LabelFinding
 from .labels import LabelledCases as LabelledCases
 from .labels import LabelMatch as LabelMatch

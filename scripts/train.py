@@ -301,9 +301,12 @@ def check_stacks(parts: dict[str, tuple[dd.Stack, ...]], settings: TrainingSetti
         raise dd.ConfigError(f"data: no stack of part {settings.data.train!r} to learn from")
     if settings.data.validate_on is not None and not parts["validation"]:
         raise dd.ConfigError(f"data: no stack of part {settings.data.validate_on!r} to validate on")
-    units = sorted({stack.unit for stacks in parts.values() for stack in stacks})
+    units = {stack.unit: stack for stacks in parts.values() for stack in stacks}
     if len(units) > 1:
-        raise dd.ConfigError(f"data: the stacks are in {' and in '.join(units)}: select one kind")
+        told = " and ".join(
+            f"in {unit} ({each.modality}, {each.id})" for unit, each in sorted(units.items())
+        )
+        raise dd.ConfigError(f"data: there are stacks {told}: let data.select choose one kind")
 
 
 def fingerprint_of_labels(

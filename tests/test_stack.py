@@ -925,3 +925,27 @@ def test_a_stack_knows_its_instances(tmp_path: Path, planned: Planned) -> None:
     assert stack.study_instance_uid == phantom_uid("known", "study")
     assert stack.frame_of_reference_uid == phantom_uid("known", "frame")
     assert (stack.modality, stack.patient_id, stack.unit) == ("CT", "PHANTOM", "HU")
+
+
+def test_a_plan_and_a_stack_are_shown_in_one_line(tmp_path: Path, planned: Planned) -> None:
+    write_series(tmp_path / "series", **axial([0, 2.5, 5]))
+
+    plan = planned(tmp_path)
+
+    assert repr(plan) == "StackPlan(1 stacks of 1 series, 0 rejected)"
+    (stack,) = plan.stacks
+    shown = f"Stack('{stack.id}', 3 x 4 x 6, 2.5 x 0.8 x 0.5 mm, 'HU')"
+    assert repr(stack) == shown
+
+
+def test_what_is_no_stack_is_refused_by_name(tmp_path: Path, planned: Planned) -> None:
+    write_series(tmp_path / "series")
+    plan: Any = planned(tmp_path)
+    folder: Any = "series"
+
+    with pytest.raises(dd.ConfigError, match=r"expected a stack, of plan\.stacks"):
+        dd.read_volume(folder)
+    with pytest.raises(dd.ConfigError, match=r"expected the stacks of a plan, plan\.stacks"):
+        dd.VolumeDataset(plan)
+    with pytest.raises(dd.ConfigError, match=r"expected the stacks of a plan, plan\.stacks"):
+        dd.PatchDataset(plan, (2, 2, 2))

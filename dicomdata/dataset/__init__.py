@@ -11,7 +11,7 @@ index alone, whoever reads it.
 
 from __future__ import annotations
 
-from dicomdata.dataset.masks import LabelFiles, Labels
+from dicomdata.dataset.masks import Labels
 from dicomdata.dataset.patches import PatchDataset
 from dicomdata.dataset.placement import BalancedPatches, GridPatches, Placement, UniformPatches
 from dicomdata.dataset.positions import LabelPositions
@@ -23,7 +23,6 @@ from dicomdata.dataset.volumes import VolumeDataset
 __all__ = [
     "BalancedPatches",
     "GridPatches",
-    "LabelFiles",
     "LabelPositions",
     "Labels",
     "PatchDataset",

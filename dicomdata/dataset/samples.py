@@ -17,6 +17,7 @@ from dicomdata.dataset.seeding import SampleIndex, seeded
 from dicomdata.errors import ConfigError
 from dicomdata.metatensor import metadata, to_metatensor
 from dicomdata.rescale import Window
+from dicomdata.stack import StackPlan
 from dicomdata.volume import read_volume
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class StackDataset(Dataset[Any]):
         labels: Labels | None,
         label: str,
     ) -> None:
+        if isinstance(stacks, StackPlan):
+            raise ConfigError("stacks: expected the stacks of a plan, plan.stacks, got the plan")
         self.stacks = tuple(stacks)
         """What the samples are made of, in order."""
         self.transform = transform

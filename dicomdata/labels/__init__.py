@@ -7,11 +7,12 @@ grid, where that was asked for. `segmentation` reads DICOM SEG, with `segments` 
 belongs to, `belonging` holds that against a stack, `matching` against all stacks of a plan.
 `files` reads NIfTI, MetaImage and NRRD; `names` chooses segments by what they are called, `joining`
 makes one mask of several labels of a stack; `cases` reads tables with a label for each patient,
-study or series.
+study or series. `archive` knows the label files of all stacks, and gives each its classes.
 """
 
 from __future__ import annotations
 
+from dicomdata.labels.archive import LabelFiles
 from dicomdata.labels.belonging import slice_offsets
 from dicomdata.labels.cases import CaseLabels, LabelledCases, read_case_labels
 from dicomdata.labels.files import read_label_file
@@ -25,6 +26,7 @@ __all__ = [
     "CaseLabels",
     "Code",
     "FoundLabels",
+    "LabelFiles",
     "LabelFinding",
     "LabelMatch",
     "LabelledCases",

@@ -92,6 +92,9 @@ class FoundLabels:
     unmatched: tuple[Rejection, ...]
     """Label objects that belong to no stack of the plan, or cannot be read, and why."""
 
+    def __repr__(self) -> str:
+        return f"FoundLabels({len(self.matches)} matches, {len(self.unmatched)} unmatched)"
+
     def of(self, stack: Stack) -> tuple[LabelMatch, ...]:
         """Give the labels of one stack."""
         return tuple(match for match in self.matches if match.stack.id == stack.id)

@@ -133,6 +133,12 @@ class Stack:
     shear: Shear | None = None
     """Of a stack that `untilt` made: how far each frame is shifted within its plane."""
 
+    def __repr__(self) -> str:
+        shape, spacing = (
+            " x ".join(f"{each:.4g}" for each in of) for of in (self.shape, self.spacing)
+        )
+        return f"{type(self).__name__}({self.id!r}, {shape}, {spacing} mm, {self.unit!r})"
+
     @property
     def valid(self) -> NDArray[np.bool_]:
         """(slices,): whether the slice was measured, rather than filled in or interpolated."""
@@ -317,6 +323,12 @@ class StackPlan:
 
     planned: tuple[SeriesPlan, ...]
     """Series by series."""
+
+    def __repr__(self) -> str:
+        return (
+            f"StackPlan({len(self.stacks)} stacks of {len(self.planned)} series, "
+            f"{len(self.rejected)} rejected)"
+        )
 
     @cached_property
     def stacks(self) -> tuple[Stack, ...]:

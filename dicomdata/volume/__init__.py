@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dicomdata.errors import RescaleError
+from dicomdata.errors import ConfigError, RescaleError
 from dicomdata.geometry import lps_to_ras
 from dicomdata.pixels import FrameReader, check_claims
 from dicomdata.regions import Region
 from dicomdata.rescale import Window
+from dicomdata.stack import Stack
 from dicomdata.volume.files import VolumeFile, open_volume, read_voxels
 from dicomdata.volume.resampling import resample
 from dicomdata.volume.threads import in_order, run, thread_count
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from dicomdata.header import Frame
     from dicomdata.pixels import Pixels
-    from dicomdata.stack import Stack
 
 __all__ = ["Volume", "VolumeFile", "open_volume", "read_volume"]
 
@@ -114,8 +114,13 @@ def read_volume(  # noqa: PLR0913 - every step has something to choose, all of i
         StaleError: if a file or the catalog has changed since the stack was planned.
         PixelError: if a frame is cut short, undecodable, or contradicts its header.
         RescaleError: if int16 is asked for and a voxel is not whole or does not fit.
+        ConfigError: if it is no stack.
         ValueError: if the region is empty, or `dtype`, `window` or `workers` make no sense.
     """
+    if not isinstance(stack, Stack):
+        raise ConfigError(
+            f"read_volume: expected a stack, of plan.stacks or of open_volume, got {stack!r:.80}"
+        )
     out_type = np.dtype(dtype)
     if out_type not in _DTYPES:
         raise ValueError(f"dtype must be float32 or int16, got {out_type}")

@@ -46,7 +46,7 @@ _FORMAT = 1
 _INT16 = np.iinfo(np.int16)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class VolumeFile(Stack):
     """A volume in one file, on a grid, not read yet: all that a `Stack` is, but no DICOM.
 
