@@ -18,7 +18,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from monai.transforms.compose import Compose
@@ -31,9 +31,11 @@ from dicomdata.config.training import TrainingSettings
 from dicomdata.training import Checkpoint, Ranks, build, build_transforms, join_ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
+
+    AnyCase = TypeVar("AnyCase", dd.Case, dd.ClassCase)
 
 FILE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 """Of prediction files that are called by the id of their stack."""
@@ -182,7 +184,7 @@ def evaluate(task: Task, options: argparse.Namespace) -> tuple[int, Lost]:
     cases = [
         dd.Case(stack, partial(labels.read, stack), partial(read, stack)) for stack in task.stacks
     ]
-    report = dd.evaluate(cases, rules, seed=options.seed, by=options.by)
+    report = dd.evaluate(tell_each(cases), rules, seed=options.seed, by=options.by)
     out = options.out or os.path.join(task.settings.folder, "evaluation")
     report.to_csv(os.path.join(out, "scores.csv"))
     report.to_json(os.path.join(out, "scores.json"))
@@ -201,6 +203,13 @@ def evaluate(task: Task, options: argparse.Namespace) -> tuple[int, Lost]:
         *(("rejected", each) for each in report.rejected),
         *(("not saved", each) for each in saver.failed.values()),
     ]
+
+
+def tell_each(cases: Sequence[AnyCase]) -> Iterator[AnyCase]:
+    """Give cases one by one, and say which is next: one may take minutes."""
+    for number, case in enumerate(cases, 1):
+        print(f"evaluate: case {number} of {len(cases)}: {case.stack.id}", file=sys.stderr)
+        yield case
 
 
 def evaluate_classes(task: Task, options: argparse.Namespace) -> tuple[int, Lost]:
@@ -224,7 +233,7 @@ def evaluate_classes(task: Task, options: argparse.Namespace) -> tuple[int, Lost
         dd.ClassCase(stack, classes[int(labels.of(stack) or 0)], partial(network.classify, stack))
         for stack in task.stacks
     ]
-    report = dd.evaluate_classes(cases, classes, seed=options.seed, by=options.by)
+    report = dd.evaluate_classes(tell_each(cases), classes, seed=options.seed, by=options.by)
     out = options.out or os.path.join(task.settings.folder, "evaluation")
     report.to_csv(os.path.join(out, "scores.csv"))
     report.to_json(os.path.join(out, "scores.json"))
