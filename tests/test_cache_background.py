@@ -152,13 +152,19 @@ def test_who_is_interrupted_while_it_waits_leaves_nothing_locked(
     cache.get(stacks[0], read_volume)
     gate.reached.wait()
 
+    interrupted = threading.Event()
+
     def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
 
     def interrupt_who_waits() -> None:
         while not cache._state.background._waiting:
             time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGALRM)
+        # One that comes in the moment before the wait begins would be seen only after it.
+        while not interrupted.wait(0.01):
+            os.kill(os.getpid(), signal.SIGALRM)
 
     before = signal.signal(signal.SIGALRM, interrupt)
     thread = threading.Thread(target=interrupt_who_waits)
